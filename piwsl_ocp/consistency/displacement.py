@@ -245,7 +245,7 @@ def _draw(
     return placed
 
 
-def _fixed_on_cpu(structures: Structures) -> Bool[Tensor, "atoms"]:
+def _fixed_on_cpu(structures: Structures) -> Bool[Tensor, " atoms"]:
     if structures.fixed is None:
         return torch.zeros(len(structures.positions), dtype=torch.bool)
     return structures.fixed.cpu()

@@ -15,7 +15,9 @@ class NonFiniteError(UserError):
     """A value per structure is not a finite number."""
 
 
-def check_finite(values: Mapping[str, Float[Tensor, "structures"]], records: Iterable[int]) -> None:
+def check_finite(
+    values: Mapping[str, Float[Tensor, " structures"]], records: Iterable[int]
+) -> None:
     """Raise unless every value of every term is finite.
 
     Args:

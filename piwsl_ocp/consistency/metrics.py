@@ -17,8 +17,8 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 
 
 def mse(
-    residual: Float[Tensor, "structures"], tolerance: Float[Tensor, "structures"]
-) -> Float[Tensor, "structures"]:
+    residual: Float[Tensor, " structures"], tolerance: Float[Tensor, " structures"]
+) -> Float[Tensor, " structures"]:
     """Squared error: residual^2.
 
     Args:
@@ -32,8 +32,8 @@ def mse(
 
 
 def mae(
-    residual: Float[Tensor, "structures"], tolerance: Float[Tensor, "structures"]
-) -> Float[Tensor, "structures"]:
+    residual: Float[Tensor, " structures"], tolerance: Float[Tensor, " structures"]
+) -> Float[Tensor, " structures"]:
     """Absolute error: |residual|.
 
     Args:
@@ -47,8 +47,8 @@ def mae(
 
 
 def relu(
-    residual: Float[Tensor, "structures"], tolerance: Float[Tensor, "structures"]
-) -> Float[Tensor, "structures"]:
+    residual: Float[Tensor, " structures"], tolerance: Float[Tensor, " structures"]
+) -> Float[Tensor, " structures"]:
     """Absolute error beyond the size of the tolerance: ReLU(|residual| - |E(S_d)| |d|^2).
 
     Variant of arXiv 2408.05215, A10, whose tolerance carries the sign of the energy.
@@ -64,8 +64,8 @@ def relu(
 
 
 def relu_literal(
-    residual: Float[Tensor, "structures"], tolerance: Float[Tensor, "structures"]
-) -> Float[Tensor, "structures"]:
+    residual: Float[Tensor, " structures"], tolerance: Float[Tensor, " structures"]
+) -> Float[Tensor, " structures"]:
     """Absolute error beyond the signed tolerance: ReLU(|residual| - E(S_d) |d|^2).
 
     Source: arXiv 2408.05215, A10 as printed. A negative energy turns the tolerance into an

@@ -172,9 +172,9 @@ class Objective:
         clean: Prediction,
         displaced: Sequence[Prediction],
         displacements: Sequence[Float[Tensor, "atoms 3"]],
-        structure_index: Int[Tensor, "atoms"],
+        structure_index: Int[Tensor, " atoms"],
         labels: Labels | None = None,
-    ) -> dict[str, Float[Tensor, "structures"]]:
+    ) -> dict[str, Float[Tensor, " structures"]]:
         """Return the residual of each term, in the unit of the predictions.
 
         Args:
@@ -201,9 +201,9 @@ class Objective:
         clean: Prediction,
         displaced: Sequence[Prediction],
         displacements: Sequence[Float[Tensor, "atoms 3"]],
-        structure_index: Int[Tensor, "atoms"],
+        structure_index: Int[Tensor, " atoms"],
         labels: Labels | None = None,
-    ) -> dict[str, Float[Tensor, "structures"]]:
+    ) -> dict[str, Float[Tensor, " structures"]]:
         """Return the loss of each term and structure, neither weighted nor reduced.
 
         The residuals are converted to kcal/mol before the metric, so that a weight means the

@@ -23,7 +23,7 @@ class Prediction:
             difference of energies into a (B, B) table without a word.
     """
 
-    energy: Float[Tensor, "structures"]
+    energy: Float[Tensor, " structures"]
     forces: Float[Tensor, "atoms 3"]
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Labels:
         ValueError: if a tensor has another shape.
     """
 
-    energy: Float[Tensor, "structures"]
+    energy: Float[Tensor, " structures"]
     forces: Float[Tensor, "atoms 3"] | None = None
 
     def __post_init__(self) -> None:
@@ -68,10 +68,10 @@ class Structures:
     """
 
     positions: Float[Tensor, "atoms 3"]
-    structure_index: Int[Tensor, "atoms"]
+    structure_index: Int[Tensor, " atoms"]
     num_structures: int
-    atomic_numbers: Int[Tensor, "atoms"] | None = None
-    fixed: Bool[Tensor, "atoms"] | None = None
+    atomic_numbers: Int[Tensor, " atoms"] | None = None
+    fixed: Bool[Tensor, " atoms"] | None = None
 
     def __post_init__(self) -> None:
         _expect_vectors("positions", self.positions)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 
 def sum_over_atoms(
-    values: Float[Tensor, "atoms"], structure_index: Int[Tensor, "atoms"], num_structures: int
-) -> Float[Tensor, "structures"]:
+    values: Float[Tensor, " atoms"], structure_index: Int[Tensor, " atoms"], num_structures: int
+) -> Float[Tensor, " structures"]:
     """Sum a value per atom (N,) within each structure.
 
     Returns:
@@ -27,9 +27,9 @@ def sum_over_atoms(
 def work(
     displacement: Float[Tensor, "atoms 3"],
     forces: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
+    structure_index: Int[Tensor, " atoms"],
     num_structures: int,
-) -> Float[Tensor, "structures"]:
+) -> Float[Tensor, " structures"]:
     """Work of the forces along a displacement: w_b(d, F) = sum over atoms i of b of d_i . F_i.
 
     Args:
@@ -45,11 +45,11 @@ def work(
 
 
 def taylor_energy(
-    energy: Float[Tensor, "structures"],
+    energy: Float[Tensor, " structures"],
     forces: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """First-order estimate of the energy of a displaced copy: T(d; S) = E(S) - w(d, F(S)).
 
     Source: Eq. 2.
@@ -67,12 +67,12 @@ def taylor_energy(
 
 
 def pitc(
-    energy_displaced: Float[Tensor, "structures"],
-    energy: Float[Tensor, "structures"],
+    energy_displaced: Float[Tensor, " structures"],
+    energy: Float[Tensor, " structures"],
     forces: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Taylor-expansion consistency: E(S_d) - T(d; S).
 
     Source: Eq. 3.
@@ -91,13 +91,13 @@ def pitc(
 
 
 def pisc(
-    energy_displaced: Float[Tensor, "structures"],
-    energy_second: Float[Tensor, "structures"],
+    energy_displaced: Float[Tensor, " structures"],
+    energy_second: Float[Tensor, " structures"],
     forces_second: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
     displacement_second: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Spatial consistency, case 1: E(S_d) - T(d''; S_d').
 
     Source: Eqs. 4 and A7.
@@ -118,14 +118,14 @@ def pisc(
 
 
 def pisc_case2(
-    energy: Float[Tensor, "structures"],
+    energy: Float[Tensor, " structures"],
     forces: Float[Tensor, "atoms 3"],
-    energy_second: Float[Tensor, "structures"],
+    energy_second: Float[Tensor, " structures"],
     forces_second: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
     displacement_second: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Spatial consistency, case 2: T(d; S) - T(d''; S_d').
 
     Source: Eq. A8 (A6 is its gradient).
@@ -148,13 +148,13 @@ def pisc_case2(
 
 
 def pisc_case3(
-    energy_displaced: Float[Tensor, "structures"],
+    energy_displaced: Float[Tensor, " structures"],
     forces_displaced: Float[Tensor, "atoms 3"],
-    energy_second: Float[Tensor, "structures"],
+    energy_second: Float[Tensor, " structures"],
     displacement: Float[Tensor, "atoms 3"],
     displacement_second: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Spatial consistency, case 3: E(S_d') - T(-d''; S_d).
 
     Source: Eq. A9.
@@ -175,12 +175,12 @@ def pisc_case3(
 
 
 def weak_label(
-    energy_displaced: Float[Tensor, "structures"],
-    reference_energy: Float[Tensor, "structures"],
+    energy_displaced: Float[Tensor, " structures"],
+    reference_energy: Float[Tensor, " structures"],
     reference_forces: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Weak label from the reference: E(S_d) - [E_ref - w(d, F_ref)].
 
     Source: Eq. A3, after Cooper et al. 2020.
@@ -200,12 +200,12 @@ def weak_label(
 
 
 def weak_label_predicted_forces(
-    energy_displaced: Float[Tensor, "structures"],
-    reference_energy: Float[Tensor, "structures"],
+    energy_displaced: Float[Tensor, " structures"],
+    reference_energy: Float[Tensor, " structures"],
     forces: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Weak label from the reference energy and predicted forces: E(S_d) - [E_ref - w(d, F(S))].
 
     Source: D.10.
@@ -225,13 +225,13 @@ def weak_label_predicted_forces(
 
 
 def pitc_trapezoid(
-    energy_displaced: Float[Tensor, "structures"],
+    energy_displaced: Float[Tensor, " structures"],
     forces_displaced: Float[Tensor, "atoms 3"],
-    energy: Float[Tensor, "structures"],
+    energy: Float[Tensor, " structures"],
     forces: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Trapezoid rule from S to S_d: E(S_d) - E(S) + w(d, F(S) + F(S_d)) / 2.
 
     Its error for a conservative potential is of order d^3, one order above `pitc`.
@@ -252,14 +252,14 @@ def pitc_trapezoid(
 
 
 def pisc_trapezoid(
-    energy_displaced: Float[Tensor, "structures"],
+    energy_displaced: Float[Tensor, " structures"],
     forces_displaced: Float[Tensor, "atoms 3"],
-    energy_second: Float[Tensor, "structures"],
+    energy_second: Float[Tensor, " structures"],
     forces_second: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
     displacement_second: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Trapezoid rule from S_d' to S_d: E(S_d) - E(S_d') + w(d'', F(S_d') + F(S_d)) / 2.
 
     Args:
@@ -285,9 +285,9 @@ def closed_loop(
     forces_second: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
     displacement_second: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
+    structure_index: Int[Tensor, " atoms"],
     num_structures: int,
-) -> Float[Tensor, "structures"]:
+) -> Float[Tensor, " structures"]:
     """Work around the triangle S -> S_d' -> S_d -> S by the trapezoid rule.
 
     [w(d', F + F') + w(d'', F' + F_d) - w(d, F_d + F)] / 2 with F, F', F_d at S, S_d', S_d.
@@ -314,12 +314,12 @@ def closed_loop(
 
 
 def consistency_residual(
-    energy_plus: Float[Tensor, "structures"],
-    energy_minus: Float[Tensor, "structures"],
+    energy_plus: Float[Tensor, " structures"],
+    energy_minus: Float[Tensor, " structures"],
     forces: Float[Tensor, "atoms 3"],
     displacement: Float[Tensor, "atoms 3"],
-    structure_index: Int[Tensor, "atoms"],
-) -> Float[Tensor, "structures"]:
+    structure_index: Int[Tensor, " atoms"],
+) -> Float[Tensor, " structures"]:
     """Diagnostic of forces against energies: [E(r + d) - E(r - d)] / 2 + w(d, F(r)).
 
     It is of order d^3 for a conservative potential; its root mean square over structures is

@@ -27,7 +27,7 @@ class Evaluations:
     clean: Prediction
     displaced: Sequence[Prediction]
     displacements: Sequence[Float[Tensor, "atoms 3"]]
-    structure_index: Int[Tensor, "atoms"]
+    structure_index: Int[Tensor, " atoms"]
     labels: Labels | None = None
 
 
@@ -49,7 +49,7 @@ class Term:
     needs_labels: bool = False
     needs_label_forces: bool = False
 
-    def tolerance(self, e: Evaluations) -> Float[Tensor, "structures"]:
+    def tolerance(self, e: Evaluations) -> Float[Tensor, " structures"]:
         """Return E(S_d) |d|^2, or E(S_d) |d''|^2 for a term that spans S_d' and S_d.
 
         Args:
