@@ -12,6 +12,7 @@ from torch import Tensor
 
 from piwsl_ocp.consistency.choices import expect_choice, expect_number
 from piwsl_ocp.consistency.potential import Labels, Prediction, Structures
+from piwsl_ocp.consistency.randomness import generators as generators
 from piwsl_ocp.consistency.residuals import sum_over_atoms
 from piwsl_ocp.errors import UserError
 
