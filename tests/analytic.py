@@ -113,7 +113,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cubic:
-    """The simplest anharmonic potential: E = c sum x^3 / 6, F = -c x^2 / 2 for each coordinate x."""
+    """A cubic potential: E = c sum x^3 / 6, F = -c x^2 / 2 for each coordinate x."""
 
     structures: Structures
     curvature: float = 1.7
