@@ -1,0 +1,128 @@
+"""Commands that train a model and use it: train, resume, validate, predict, fairchem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from piwsl_ocp.errors import UserError
+
+console = Console(highlight=False, soft_wrap=True)
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder of a training.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1 ...")]
+
+
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="Configuration, such as configs/experiments/.../painn_piwsl.yml.")
+    ],
+    run_folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of this run. [default: runs/<data set>-<configuration>-s<seed>]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and displacements.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override one value: --set optim.max_steps=500. Repeatable."),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes.")] = 1,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU where there is a GPU.")] = False,
+    amp: Annotated[bool, typer.Option("--amp", help="Mixed precision on a GPU.")] = False,
+    wandb: Annotated[
+        str | None, typer.Option(help="Weights & Biases: offline, online or disabled.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show fairchem's log lines.")] = False,
+) -> None:
+    """Train a model. Ctrl-C saves between two steps; `piwsl resume` goes on."""
+    from piwsl_ocp.ocp.config import load_config, parse_override
+    from piwsl_ocp.ocp.run import new_run_folder
+    from piwsl_ocp.ocp.run import train as run_training
+
+    overrides = dict(parse_override(text) for text in set_ or [])
+    if wandb is not None:
+        overrides["logger.wandb"] = wandb
+    settings = load_config(config, overrides)
+    settings["seed"] = seed
+    settings["amp"] = amp
+    if cpu:
+        settings["cpu"] = True
+    name = f"{config.resolve().parent.name}-{config.stem}-s{seed}"
+    settings["identifier"] = name
+    folder = run_folder or new_run_folder("runs", name)
+    _run(folder, lambda: run_training(settings, folder, processes=processes, progress=not verbose))
+
+
+def resume(
+    run_folder: RunFolder,
+    processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes.")] = 1,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show fairchem's log lines.")] = False,
+) -> None:
+    """Go on with a training that was interrupted, from its last checkpoint."""
+    from piwsl_ocp.ocp.run import train as run_training
+
+    _run(
+        run_folder,
+        lambda: run_training(
+            {}, run_folder, resume=True, processes=processes, progress=not verbose
+        ),
+    )
+
+
+def _run(folder: Path, training) -> None:  # noqa: ANN001
+    from piwsl_ocp.ocp.interruption import TrainingInterrupted
+
+    console.print(f"run folder: {folder}")
+    try:
+        training()
+    except TrainingInterrupted as interruption:
+        step = interruption.args[0]
+        raise TrainingInterrupted(
+            f"interrupted after step {step}, everything is saved; "
+            f"go on with `piwsl resume {folder}`"
+        ) from None
+    console.print(f"best checkpoint: {folder / 'checkpoints' / 'best_checkpoint.pt'}")
+    console.print(f"errors on the test split: piwsl validate {folder} --split test")
+
+
+def validate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Converted data set. [default: that of the training]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    device: Device = "cpu",
+) -> None:
+    """Print energy and force errors and the consistency error on a split, and keep them."""
+    from piwsl_ocp.evaluation.evaluate import evaluate
+
+    evaluation = evaluate(run, data, split, device=device, progress=True)
+    console.print(evaluation.table())
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint file.")],
+    structures: Annotated[
+        Path, typer.Argument(help="Structures in any format that ASE reads (extxyz, cif, ...).")
+    ],
+    out: Annotated[Path, typer.Option(help="Extended XYZ file to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Predict total energies (eV) and forces (eV/Angstrom) of structures and write extxyz."""
+    from piwsl_ocp.calculator import predict_file
+
+    if out.exists() and not overwrite:
+        raise UserError(f"'{out}' exists: give another name or --overwrite")
+    count = predict_file(run, structures, out, device=device)
+    console.print(f"{count} structures predicted: {out}")
+
+
+def fairchem(context: typer.Context) -> None:
+    """Run fairchem's own command line, --submit included, where its compiled packages are missing."""
+    from piwsl_ocp.ocp import fairchem_cli
+
+    fairchem_cli.main(context.args)

@@ -1,0 +1,77 @@
+"""The data set that a training loader reads: LMDB records with their edges attached once."""
+
+from __future__ import annotations
+
+import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.datasets.lmdb_dataset import LmdbDataset
+from torch_geometric.data import Data
+
+from piwsl_ocp.datasets.neighbours import edges
+from piwsl_ocp.errors import UserError
+
+#: Structures whose edges are kept in memory; beyond it edges are built again in every epoch.
+MAX_CACHED_ATOMS = 400_000
+
+
+@registry.register_dataset("piwsl_lmdb")
+class GraphLmdbDataset(LmdbDataset):
+    """fairchem's `LmdbDataset` whose records carry `edge_index`, `cell_offsets` and `record`.
+
+    The configuration holds, besides fairchem's keys, `graph: {cutoff_angstrom, max_neighbors}`;
+    without it the records are passed on as they are stored. `record` is the number of the record
+    in the file. Edges are built at the first read of a record and kept while memory allows.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        path = Path(str(config.get("src", "")))
+        if not path.is_file():
+            raise UserError(
+                f"no LMDB at '{path}': make it with `piwsl data convert` or mend dataset.*.src"
+            )
+        super().__init__(config)
+        graph = config.get("graph")
+        self._cutoff = float(graph["cutoff_angstrom"]) if graph else None
+        self._max_neighbors = int(graph["max_neighbors"]) if graph else None
+        self._cache: dict[int, Data] = {}
+        self._cached_atoms = 0
+
+    def __getitem__(self, index: int) -> Data:
+        index = int(index)
+        if index not in self._cache:
+            data = self._read(index)
+            if self._cached_atoms + int(data.natoms) > MAX_CACHED_ATOMS:
+                return data
+            self._cache[index] = data
+            self._cached_atoms += int(data.natoms)
+        return self._cache[index].clone()
+
+    def _read(self, index: int) -> Data:
+        try:
+            data = super().__getitem__(index)
+        except Exception as error:
+            raise UserError(
+                f"record {index} of '{self.path}' cannot be read ({type(error).__name__}): "
+                "check the file with `piwsl data check` and convert it again"
+            ) from error
+        data.record = index
+        if self._cutoff is not None:
+            data.edge_index, data.cell_offsets = self._edges(data)
+        return data
+
+    def _edges(self, data: Data) -> tuple[torch.Tensor, torch.Tensor]:
+        pbc = data.pbc.numpy().reshape(3) if "pbc" in data else np.ones(3, dtype=bool)
+        edge_index, cell_offsets = edges(
+            data.pos.numpy(),
+            data.cell.numpy().reshape(3, 3),
+            pbc,
+            self._cutoff,
+            self._max_neighbors,
+        )
+        return torch.as_tensor(edge_index), torch.as_tensor(cell_offsets)

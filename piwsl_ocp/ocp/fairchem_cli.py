@@ -1,0 +1,32 @@
+"""fairchem's own command line behind the stand-ins, with this package's runner."""
+
+from __future__ import annotations
+
+import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+
+from collections.abc import Sequence
+
+from fairchem.core import _cli
+from fairchem.core.common.flags import flags
+
+from piwsl_ocp.ocp.config import find_config
+from piwsl_ocp.ocp.run import Runner, run_configuration
+
+
+def main(arguments: Sequence[str], default_mode: str | None = None) -> None:
+    """Run fairchem's command line: the same flags, `--submit` included.
+
+    fairchem pickles its runner by reference for SLURM jobs and for several processes. The names it
+    looks up are set to this package's, so that such a process imports the stand-ins first.
+
+    Args:
+        arguments: what follows the program's name.
+        default_mode: the mode where `--mode` is not given.
+    """
+    parsed, overrides = flags.get_parser().parse_known_args(list(arguments))
+    parsed.mode = parsed.mode or default_mode
+    if parsed.mode is None:
+        flags.get_parser().error("the following arguments are required: --mode")
+    parsed.config_yml = find_config(parsed.config_yml)
+    _cli.Runner, _cli.runner_wrapper = Runner, run_configuration
+    _cli.main(parsed, overrides)

@@ -1,0 +1,51 @@
+"""Stop a training between two steps, on Ctrl-C or when a scheduler asks for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class TrainingInterrupted(Exception):  # noqa: N818  (it is no error)
+    """Training stopped between two steps; its state is saved."""
+
+
+class StopRequest:
+    """Whether somebody asked to stop; asking twice raises KeyboardInterrupt at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def stop_on_signal(
+    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM),
+) -> Iterator[StopRequest]:
+    """Turn signals into a `StopRequest` while training runs, and restore the handlers afterwards.
+
+    A handler that somebody else installed, as submitit does in its jobs, is left alone. Outside the
+    main thread, where Python allows no handlers, the request is never set.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    ours = (signal.SIG_DFL, signal.default_int_handler)
+    before = {
+        number: signal.signal(number, request)
+        for number in signals
+        if signal.getsignal(number) in ours
+    }
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""The options under `optim.piwsl` of a training configuration, checked before anything is trained."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from piwsl_ocp.consistency.displacement import DisplacementOptions
+from piwsl_ocp.consistency.objective import ObjectiveOptions
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.units import ENERGY_IN_EV
+
+WHERE = "optim.piwsl"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DisplacementSection(_Section):
+    """How the displaced copies are drawn; see `piwsl_ocp.consistency.displacement`."""
+
+    name: str = "uniform"
+    epsilon_max_angstrom: float = 0.01
+    atom_fraction: float = 1.0
+
+
+class PIWSLOptions(_Section):
+    """What PIWSL adds to a fairchem training.
+
+    Args:
+        terms: C of each weak loss by name, for squared residuals in (kcal/mol)^2; empty = supervised.
+        displacement: how the displaced copies are drawn.
+        metric: turns a residual into a loss: `mse`, `mae`, `relu`, `relu_literal`.
+        every_probability: share of the steps that carry the weak losses, drawn at random; the
+            weights are divided by it.
+        energy_unit: unit of the labels; needed only where the data set has no `dataset.json`.
+        target_scale: `none` trains on the labels as they are, `force_rms` divides energies and
+            forces by the root mean square force of the training split.
+        copies: `concatenated` evaluates clean and displaced copies in one forward pass,
+            `separate` one after the other (less memory, more time, one process only).
+        consistency_epsilon_angstrom: largest displacement of the consistency error on validation.
+    """
+
+    terms: dict[str, float] = Field(default_factory=dict)
+    displacement: DisplacementSection = Field(default_factory=DisplacementSection)
+    metric: str = "mse"
+    every_probability: float = 1.0
+    energy_unit: str | None = None
+    target_scale: Literal["none", "force_rms"] = "none"
+    copies: Literal["concatenated", "separate"] = "concatenated"
+    consistency_epsilon_angstrom: float = Field(default=0.025, gt=0)
+
+    @classmethod
+    def parse(cls, section: Mapping[str, Any] | None, outputs: Mapping[str, Any]) -> PIWSLOptions:
+        """Read `optim.piwsl` and check it, with the model outputs of the same configuration.
+
+        Raises:
+            UserError: one line that names the key, what was found and what was expected.
+        """
+        if section is not None and not isinstance(section, Mapping):
+            raise UserError(f"{WHERE}: found {section!r}, expected a mapping of options")
+        try:
+            options = cls.model_validate(dict(section or {}))
+        except ValidationError as error:
+            raise UserError(_first_problem(error)) from None
+        options.objective  # noqa: B018  (checks names and ranges)
+        if options.energy_unit is not None and options.energy_unit not in ENERGY_IN_EV:
+            raise UserError(
+                f"{WHERE}.energy_unit: found '{options.energy_unit}'"
+                f"{nearest(options.energy_unit, ENERGY_IN_EV)}"
+            )
+        if options.terms and "forces" not in outputs:
+            raise UserError(
+                f"{WHERE}.terms needs predicted forces, but 'outputs' holds only "
+                f"{', '.join(outputs) or 'nothing'}: add 'forces: {{level: atom}}' to outputs"
+            )
+        return options
+
+    @property
+    def objective(self) -> ObjectiveOptions:
+        """The same options in the terms of the `consistency` room."""
+        try:
+            displacement = DisplacementOptions(**self.displacement.model_dump())
+            return ObjectiveOptions(
+                terms=dict(self.terms),
+                displacement=displacement,
+                metric=self.metric,
+                every_probability=self.every_probability,
+            )
+        except UserError as error:
+            raise UserError(f"{WHERE}: {error}") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a phrase that suggests the known name nearest to a wrong one, or lists them all."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f", did you mean '{close[0]}'?" if close else f", expected one of {', '.join(known)}"
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Return the first problem that pydantic found as one line."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section = DisplacementSection if key.startswith("displacement.") else PIWSLOptions
+        return f"{WHERE}.{key}: unknown key{nearest(str(problem['loc'][-1]), section.model_fields)}"
+    return f"{WHERE}.{key}: found {problem['input']!r}, {problem['msg'].lower()}"

@@ -1,0 +1,235 @@
+"""A trained checkpoint as a potential: predictions for a converted data set or for ASE structures."""
+
+from __future__ import annotations
+
+import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import load_state_dict, match_state_dict, setup_imports
+from fairchem.core.datasets import data_list_collater
+from fairchem.core.modules.normalization.element_references import create_element_references
+from fairchem.core.modules.normalization.normalizer import create_normalizer
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch_geometric.data import Batch, Data
+
+from piwsl_ocp.consistency.potential import Prediction, Structures
+from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.datasets.neighbours import edges
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.copies import with_positions
+from piwsl_ocp.ocp.dataset import GraphLmdbDataset
+from piwsl_ocp.ocp.potential import FairchemPotential, physical_prediction, structures_of
+from piwsl_ocp.ocp.state import read_checkpoint
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted and reference values of a split, energies free of references, in `unit`.
+
+    Args:
+        records: (S,) record number in the LMDB.
+        natoms: (S,) atoms of each structure.
+        energy: (S,) predicted.
+        energy_reference: (S,) labels.
+        forces: (sum of natoms, 3) predicted.
+        forces_reference: (sum of natoms, 3) labels.
+        unit: energy unit; forces per Angstrom.
+    """
+
+    records: np.ndarray
+    natoms: np.ndarray
+    energy: np.ndarray
+    energy_reference: np.ndarray
+    forces: np.ndarray
+    forces_reference: np.ndarray
+    unit: str
+
+
+@dataclass
+class Predictor:
+    """A fairchem model with its weights, normalisers and units.
+
+    Energies are free of reference energies, in `unit`; forces in `unit` per Angstrom. The graph is
+    built with the cutoff and neighbour limit that the model was trained with.
+
+    Args:
+        model: the fairchem model, in evaluation mode.
+        normalizers: by target name.
+        config: the configuration stored in the checkpoint.
+        element_references: fairchem's own references, by target name, where the training used them.
+        device: where the model runs.
+    """
+
+    model: torch.nn.Module
+    normalizers: Mapping[str, torch.nn.Module]
+    config: dict[str, Any]
+    element_references: Mapping[str, torch.nn.Module] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def load(cls, checkpoint: Path | str, device: str = "cpu") -> Predictor:
+        """Load a checkpoint file, or the best checkpoint of a run folder.
+
+        Raises:
+            UserError: if there is none, or it cannot be read.
+        """
+        path = checkpoint_path(checkpoint)
+        content = read_checkpoint(path, device)
+        config = content["config"]
+        setup_imports({"skip_experimental_imports": True})
+        options = deepcopy(config["model"])
+        model = registry.get_model_class(options.pop("name"))(**options)
+        load_state_dict(model, match_state_dict(model.state_dict(), content["state_dict"]))
+        model.otf_graph = False
+        normalizers = {
+            key: create_normalizer(state_dict=value).to(device)
+            for key, value in content["normalizers"].items()
+        }
+        references = {
+            key: create_element_references(state_dict=value).to(device)
+            for key, value in content.get("elementrefs", {}).items()
+        }
+        target = torch.device(device)
+        return cls(model.to(target).eval(), normalizers, config, references, target)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Provenance of the training: data, unit, code versions; empty for a foreign checkpoint."""
+        return self.config.get("piwsl", {})
+
+    @property
+    def unit(self) -> str:
+        """Energy unit of the labels it was trained on."""
+        unit = self.info.get("unit")
+        if unit is None:
+            raise UserError(
+                "the checkpoint does not say the unit of its labels: "
+                "it was not trained with PIWSLTrainer"
+            )
+        return unit
+
+    @property
+    def references(self) -> dict[int, float]:
+        """Reference energy by atomic number in `unit`: E_total = E_predicted + their sum."""
+        energies = self.info.get("data", {}).get("references", {}).get("energies", {})
+        return {int(number): float(value) for number, value in energies.items()}
+
+    def predict(
+        self,
+        dataset_folder: Path | str,
+        split: str = "test",
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> Predictions:
+        """Predict every structure of a split of a converted data set, in the order of the file.
+
+        Raises:
+            UserError: if the split is missing or its labels have another unit.
+        """
+        folder = Path(dataset_folder)
+        unit = DatasetInfo.read(folder).unit
+        if unit != self.unit:
+            raise UserError(
+                f"'{folder}' holds labels in {unit}, the checkpoint was trained in {self.unit}: "
+                f"convert the data with --unit {self.unit}"
+            )
+        graph = {"cutoff_angstrom": self.model.cutoff, "max_neighbors": self.model.max_neighbors}
+        source = str(folder / split / "data.lmdb")
+        dataset = GraphLmdbDataset({"src": source, "graph": graph})
+        collate = partial(data_list_collater, otf_graph=False)
+        loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
+        steps = track(loader, description=f"predicting {split}", disable=not progress)
+        results = [(batch, self._evaluate(batch.to(self.device))) for batch in steps]
+        return _joined(results, unit)
+
+    def predict_atoms(self, structures: Sequence[Atoms], batch_size: int = 32) -> list[Prediction]:
+        """Predict ASE structures; one prediction a structure, energies free of references."""
+        predictions = []
+        for start in range(0, len(structures), batch_size):
+            batch = self.batch(structures[start : start + batch_size])
+            prediction = self._evaluate(batch)
+            forces = prediction.forces.split(batch.natoms.tolist())
+            predictions += [
+                Prediction(energy=energy.reshape(1), forces=force)
+                for energy, force in zip(prediction.energy, forces, strict=True)
+            ]
+        return predictions
+
+    def batch(self, structures: Sequence[Atoms]) -> Batch:
+        """Return ASE structures as one fairchem batch with the model's graph."""
+        build = partial(
+            graph_data, cutoff=self.model.cutoff, max_neighbors=self.model.max_neighbors
+        )
+        records = [build(atoms, record=number) for number, atoms in enumerate(structures)]
+        return data_list_collater(records, otf_graph=False).to(self.device)
+
+    def potential(self, structures: Sequence[Atoms]) -> tuple[FairchemPotential, Structures]:
+        """Return structures and the potential over them, whose graph stays while they move."""
+        batch = self.batch(structures)
+        return FairchemPotential(self.model, self.normalizers, batch), structures_of(batch)
+
+    @torch.no_grad()
+    def _evaluate(self, batch: Batch) -> Prediction:
+        outputs = self.model(with_positions(batch, batch.pos))
+        detached = {key: value.detach() for key, value in outputs.items()}
+        prediction = physical_prediction(detached, self.normalizers)
+        if "energy" in self.element_references:
+            energy = self.element_references["energy"](prediction.energy, batch)
+            return Prediction(energy=energy, forces=prediction.forces)
+        return prediction
+
+
+def checkpoint_path(path: Path | str) -> Path:
+    """Return the checkpoint meant by a path: the file itself, or the best one of a run folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    return path / "checkpoints" / "best_checkpoint.pt"
+
+
+def graph_data(atoms: Atoms, record: int, cutoff: float, max_neighbors: int) -> Data:
+    """Return one ASE structure as fairchem's `Data`, edges included, labels left out."""
+    cell = np.asarray(atoms.cell.array) if atoms.pbc.any() else np.zeros((3, 3))
+    positions = atoms.get_positions()
+    edge_index, cell_offsets = edges(positions, cell, atoms.pbc, cutoff, max_neighbors)
+    return Data(
+        pos=torch.tensor(positions, dtype=torch.float32),
+        atomic_numbers=torch.tensor(atoms.numbers, dtype=torch.long),
+        natoms=len(atoms),
+        tags=torch.zeros(len(atoms), dtype=torch.long),
+        fixed=torch.zeros(len(atoms), dtype=torch.long),
+        cell=torch.tensor(cell, dtype=torch.float32).view(1, 3, 3),
+        pbc=torch.tensor(atoms.pbc).view(1, 3),
+        sid=record,
+        record=record,
+        edge_index=torch.as_tensor(edge_index),
+        cell_offsets=torch.as_tensor(cell_offsets),
+    )
+
+
+def _joined(results: Sequence[tuple[Batch, Prediction]], unit: str) -> Predictions:
+    def joined(value: Callable[[Batch, Prediction], Tensor], dtype: type) -> np.ndarray:
+        parts = [np.asarray(value(b, p).detach().cpu().numpy(), dtype) for b, p in results]
+        return np.concatenate(parts)
+
+    return Predictions(
+        records=joined(lambda b, p: torch.as_tensor(b.record), np.int64),
+        natoms=joined(lambda b, p: b.natoms, np.int64),
+        energy=joined(lambda b, p: p.energy, np.float64),
+        energy_reference=joined(lambda b, p: torch.as_tensor(b.energy).view(-1), np.float64),
+        forces=joined(lambda b, p: p.forces, np.float64),
+        forces_reference=joined(lambda b, p: b.forces, np.float64),
+        unit=unit,
+    )

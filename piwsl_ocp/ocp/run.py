@@ -1,0 +1,184 @@
+"""Run a resolved configuration: train in a run folder of its own, validate, predict, resume."""
+
+from __future__ import annotations
+
+import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fairchem.core._cli import Runner as FairchemRunner
+from fairchem.core.common import distutils
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.config import check_config, fairchem_config
+from piwsl_ocp.ocp.interruption import TrainingInterrupted
+from piwsl_ocp.ocp.provenance import code_version
+from piwsl_ocp.ocp.state import read_checkpoint
+
+CONFIG_FILE = "config.yml"
+STATUS_FILE = "run.json"
+LOG_FILE = "logs/run.log"
+CHECKPOINT_FILE = "checkpoints/checkpoint.pt"
+
+
+class Runner(FairchemRunner):
+    """fairchem's runner, defined here so that a job that unpickles it gets the stand-ins first."""
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        """Check the configuration and run its task."""
+        check_config(config)
+        super().__call__(config)
+
+
+def run_configuration(config: dict[str, Any]) -> None:
+    """Run one configuration in this process (the entry of multi-process launches)."""
+    Runner()(config)
+
+
+def train(
+    config: Mapping[str, Any],
+    run_folder: Path | str,
+    *,
+    resume: bool = False,
+    processes: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Train a configuration in a folder of its own.
+
+    The folder holds `config.yml`, `run.json` (status and provenance), `logs/`, and `checkpoints/`
+    with `checkpoint.pt` (to resume), `best_checkpoint.pt` and `last_ema.pt`.
+
+    Args:
+        config: a resolved configuration, see `piwsl_ocp.ocp.config.load_config`.
+        run_folder: must be new or empty, unless `resume`.
+        resume: go on from the checkpoint of the folder, with its own configuration.
+        processes: data-parallel processes on this machine.
+        progress: whether fairchem's log lines stay out of the terminal.
+
+    Raises:
+        UserError: for a mistake in the configuration or the folder.
+        TrainingInterrupted: after Ctrl-C, when the state is saved.
+    """
+    folder = Path(run_folder)
+    if resume:
+        config = _resumed_config(folder)
+    config = fairchem_config(config, mode="train", run_dir=str(folder), timestamp_id="")
+    config["world_size"] = processes
+    check_config(config)
+    if not resume:
+        _prepare(folder, config)
+    status = {"seed": config["seed"], "identifier": config["identifier"], "code": code_version()}
+    _write_status(folder, status, "running")
+    try:
+        with _log_file(folder, quiet=progress):
+            _launch(config, processes)
+    except TrainingInterrupted:
+        _write_status(folder, status, "interrupted")
+        raise
+    except BaseException as error:
+        _write_status(folder, status, "failed", error=f"{type(error).__name__}: {error}"[:500])
+        raise
+    _write_status(folder, status, "finished")
+    return folder
+
+
+def is_finished(run_folder: Path | str) -> bool:
+    """Return whether the training of a run folder reached its last step."""
+    path = Path(run_folder) / STATUS_FILE
+    return path.is_file() and json.loads(path.read_text())["status"] == "finished"
+
+
+def new_run_folder(root: Path | str, name: str) -> Path:
+    """Return the path of a folder that does not exist yet: root/name, or with a number added."""
+    root = Path(root)
+    folder, number = root / name, 1
+    while folder.exists():
+        number += 1
+        folder = root / f"{name}-{number}"
+    return folder
+
+
+def _launch(config: dict[str, Any], processes: int) -> None:
+    if processes == 1:
+        distutils.setup_env_local()
+        run_configuration(config)
+        return
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    config["optim"]["num_workers"] = 0
+    elastic_launch(settings, run_configuration)(config)
+
+
+def _resumed_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"'{folder}' is no run folder: it has no {CONFIG_FILE}")
+    if is_finished(folder):
+        raise UserError(f"the training in '{folder}' is finished: nothing to resume")
+    config = yaml.safe_load(path.read_text())
+    checkpoint = folder / CHECKPOINT_FILE
+    if checkpoint.is_file():
+        read_checkpoint(checkpoint)
+        config["checkpoint"] = str(checkpoint)
+    return config
+
+
+def _prepare(folder: Path, config: Mapping[str, Any]) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"the run folder '{folder}' is not empty: give another one, or go on with --resume"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = {key: value for key, value in config.items() if key not in ("run_dir",)}
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(deepcopy(saved), sort_keys=False))
+    except OSError as error:
+        raise UserError(f"cannot write to the run folder '{folder}': {error.strerror}") from error
+
+
+def _write_status(folder: Path, status: dict[str, Any], word: str, **more: Any) -> None:
+    """Write run.json under a temporary name first; time stamps are in UTC."""
+    path = folder / STATUS_FILE
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    content = {**status, "started": before.get("started", now), "changed": now, "status": word}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({**content, **more}, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+@contextmanager
+def _log_file(folder: Path, quiet: bool) -> Iterator[None]:
+    """Send log lines to the run folder; keep all but errors away from the terminal if quiet."""
+    path = folder / LOG_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.ERROR if quiet else logging.INFO)
+    before, root.handlers = root.handlers, [handler, terminal]
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers = before
+        handler.close()

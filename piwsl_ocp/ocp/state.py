@@ -1,0 +1,99 @@
+"""What a training carries from step to step besides the weights: random state, ranks, checkpoints."""
+
+from __future__ import annotations
+
+import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from torch import Tensor, nn
+
+from piwsl_ocp.errors import UserError
+
+
+class LastStepDone(Exception):  # noqa: N818  (it is no error)
+    """Training has reached `optim.max_steps`."""
+
+
+def global_mean(values: Tensor) -> Tensor:
+    """Return the mean over the values of all ranks, as one rank's share of it.
+
+    Data-parallel training averages gradients over ranks, so the local sum is multiplied by the
+    number of ranks and divided by the global count, as fairchem does for its own losses.
+    """
+    count = distutils.all_reduce(values.numel(), device=values.device)
+    return values.sum() * distutils.get_world_size() / count
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Return whether the flag is set on any rank."""
+    if distutils.get_world_size() == 1:
+        return flag
+    return distutils.all_reduce(int(flag), device=device) > 0
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the state of torch's generators, which dropout and random edge frames draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random(state: dict[str, Tensor]) -> None:
+    """Set torch's generators to a state from `random_state`."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@contextmanager
+def random_state_untouched(device: torch.device) -> Iterator[None]:
+    """Leave torch's generators as they were, so that validating does not change the training."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Load a checkpoint of tensors and plain values; code in it is refused, not run.
+
+    Raises:
+        UserError: if the file is missing, cut off, or no checkpoint of fairchem.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at '{path}': give a checkpoint file or a run folder")
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"'{path}' cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= set(checkpoint):
+        raise UserError(f"'{path}' is no fairchem checkpoint: it lacks 'state_dict' or 'config'")
+    return checkpoint
+
+
+def check_same_model(checkpoint: dict[str, Any], model: nn.Module, path: str | Path) -> None:
+    """Raise a UserError if the weights of a checkpoint do not fit the model."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {
+        name.replace("module.", ""): tuple(value.shape)
+        for name, value in checkpoint["state_dict"].items()
+    }
+    different = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if different:
+        name = different[0]
+        made_for = checkpoint["config"].get("model", {}).get("name", "?")
+        raise UserError(
+            f"checkpoint '{path}' (model '{made_for}') does not fit {type(model).__name__}: "
+            f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'absent')} "
+            "here; use the configuration the checkpoint was trained with"
+        )

@@ -1,0 +1,228 @@
+"""The fairchem trainer that adds the PIWSL losses to the energy and force training step."""
+
+from __future__ import annotations
+
+import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.common.registry import registry
+from fairchem.core.trainers import OCPTrainer
+from torch import Tensor
+from torch_geometric.data import Batch
+
+import piwsl_ocp.ocp.dataset  # noqa: F401  (registers the data set)
+import piwsl_ocp.ocp.logger  # noqa: F401  (registers the logger)
+from piwsl_ocp.ocp import labels, progress, provenance, scoring, state
+from piwsl_ocp.ocp.copies import concatenate_copies
+from piwsl_ocp.ocp.evaluations import CopyEvaluator, Evaluation
+from piwsl_ocp.ocp.interruption import StopRequest, TrainingInterrupted, stop_on_signal
+from piwsl_ocp.ocp.options import PIWSLOptions
+
+
+@registry.register_trainer("piwsl")
+class PIWSLTrainer(OCPTrainer):
+    """fairchem's `OCPTrainer` with weak losses on displaced copies (arXiv 2408.05215, Eqs. 3 to 5).
+
+    Use it by `trainer: piwsl_ocp.ocp.trainer.PIWSLTrainer` (or `piwsl` where this package is
+    imported first); its options stand under `optim.piwsl` (see `PIWSLOptions`). Besides fairchem's
+    keys, `optim.max_steps` ends the training after so many steps.
+
+    The loss of a step is fairchem's supervised loss, plus for each term C times the mean over
+    structures of the metric of its residual, in kcal/mol; all of it is divided by one common scale.
+    """
+
+    def load(self, inference_only: bool) -> None:
+        """Check the options first, then load everything as fairchem does."""
+        optim = self.config["optim"]
+        self.options = PIWSLOptions.parse(optim.get("piwsl"), self.config["outputs"])
+        scoring.require_squared_errors(self.config["evaluation_metrics"])
+        self.copies: CopyEvaluator | None = None
+        self.evaluation: Evaluation | None = None
+        self.validating = False
+        self.stop_request = StopRequest()
+        self.progress = progress.StepProgress()
+        self.random_state: dict[str, Tensor] | None = None
+        if self.cpu:
+            torch.set_flush_denormal(True)
+        super().load(inference_only)
+        if not inference_only:
+            self.copies = CopyEvaluator(
+                self.options.objective,
+                self.config["cmd"]["seed"] or 0,
+                self.label_statistics.unit,
+                self.normalizers,
+                self.options.consistency_epsilon_angstrom,
+                separate=self.options.copies == "separate",
+            )
+
+    @staticmethod
+    def _get_timestamp(device: torch.device, suffix: str | None) -> str:
+        return provenance.unique_identifier(suffix)
+
+    def load_model(self) -> None:
+        """Load the model; one process alone needs no data-parallel wrapper."""
+        super().load_model()
+        if distutils.get_world_size() == 1:
+            self.model = self._unwrapped_model
+
+    def load_datasets(self) -> None:
+        """Tell the data set which graph the model wants, and read the labels' unit and statistics."""
+        model = self._unwrapped_model
+        graph = {"cutoff_angstrom": model.cutoff, "max_neighbors": model.max_neighbors}
+        self.config["dataset"].setdefault("format", "piwsl_ocp.ocp.dataset.GraphLmdbDataset")
+        self.config["dataset"]["graph"] = None if model.otf_graph else graph
+        super().load_datasets()
+        datasets = {"train": self.train_dataset, "val": self.val_dataset, "test": self.test_dataset}
+        self.label_statistics = labels.statistics(
+            self.config, self.options.energy_unit, datasets
+        )
+
+    def load_references_and_normalizers(self) -> None:
+        """Divide energies and forces by one common scale if `target_scale` asks for it."""
+        if self.options.target_scale == "force_rms":
+            transforms = self.config["dataset"].setdefault("transforms", {})
+            transforms["normalizer"] = self.label_statistics.normalizer_config()
+        super().load_references_and_normalizers()
+
+    def load_loss(self) -> None:
+        """Give every supervised loss the same common scale as the weak losses."""
+        super().load_loss()
+        scale = labels.common_scale(self.normalizers)
+        for target, loss in self.loss_functions:
+            if target in self.normalizers:
+                loss["coefficient"] *= self.normalizers[target].rmsd.item() / scale
+
+    def train(self, disable_eval_tqdm: bool = True) -> None:
+        """Train up to `optim.max_steps`; on Ctrl-C save between two steps and raise."""
+        optim = self.config["optim"]
+        steps_per_epoch = len(self.train_loader)
+        optim.setdefault("max_steps", optim.get("max_epochs", 0) * steps_per_epoch)
+        optim["max_epochs"] = math.ceil(optim["max_steps"] / steps_per_epoch)
+        self.progress.start(self.step, optim["max_steps"])
+        with self.progress, stop_on_signal() as self.stop_request:
+            try:
+                super().train(disable_eval_tqdm=disable_eval_tqdm)
+            except state.LastStepDone:
+                pass
+        self._finish()
+
+    def _finish(self) -> None:
+        """Validate and save the end of training where the last step was no validation step."""
+        optim = self.config["optim"]
+        eval_every = optim.get("eval_every", len(self.train_loader))
+        if self.val_loader is not None and self.step % eval_every:
+            name = self.evaluation_metrics["primary_metric"]
+            self.update_best(name, self.validate(split="val", disable_tqdm=True))
+        self.save(checkpoint_file="checkpoint.pt")
+        self.save(checkpoint_file="last_ema.pt", training_state=False)
+
+    def _between_steps(self) -> None:
+        """Before a training step: stop if it is time to, restore the random state after a resume."""
+        if self.step > self.config["optim"]["max_steps"]:
+            self.step -= 1
+            raise state.LastStepDone
+        if state.any_rank(self.stop_request.asked, self.device):
+            self.step -= 1
+            self.save(checkpoint_file="checkpoint.pt")
+            raise TrainingInterrupted(self.step)
+        if self.random_state is not None:
+            state.restore_random(self.random_state)
+            self.random_state = None
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Evaluate clean and displaced copies; return the outputs of the clean structures."""
+        if self.model.training:
+            self._between_steps()
+        batch = batch.to(self.device)
+        if self.model.training:
+            self.evaluation = self.copies.training(super()._forward, batch, self.step)
+        elif self.validating:
+            self.evaluation = self.copies.validation(super()._forward, batch)
+        else:
+            self.evaluation = Evaluation(super()._forward(concatenate_copies(batch, [])))
+        return self.evaluation.outputs
+
+    def _compute_loss(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Add the weak losses to fairchem's loss, in training alone."""
+        loss = super()._compute_loss(out, batch)
+        if not self.model.training:
+            return loss
+        weights = self.copies.objective.weights
+        scale = labels.common_scale(self.normalizers) * self.label_statistics.kcal_per_mol
+        for name, values in self.evaluation.losses.items():
+            loss = loss + weights[name] / scale * state.global_mean(values)
+        return loss
+
+    def _compute_metrics(self, out, batch, evaluator, metrics=None):  # noqa: ANN001, ANN202
+        """Count the weak losses and the consistency error among fairchem's metrics."""
+        metrics = super()._compute_metrics(out, batch, evaluator, metrics)
+        for name, values in self.evaluation.logged.items():
+            total = {"total": values.sum().item(), "numel": values.numel()}
+            metrics = evaluator.update(name, total, metrics)
+        return metrics
+
+    def _backward(self, loss: Tensor) -> None:
+        super()._backward(loss)
+        self.progress.step(self.step, loss)
+
+    @torch.no_grad()
+    def validate(self, split: str = "val", disable_tqdm: bool = True) -> dict[str, Any]:
+        """Validate as fairchem does, and add root mean square errors and the consistency error."""
+        self.validating = True
+        try:
+            with self.progress.paused(), state.random_state_untouched(self.device):
+                metrics = super().validate(split=split, disable_tqdm=disable_tqdm)
+        finally:
+            self.validating = False
+        scores = scoring.scores(metrics, self.label_statistics, split)
+        metrics.update({name: {"metric": value} for name, value in scores.items()})
+        if self.logger is not None:
+            log = {**scores, "train_seconds": self.progress.train_seconds}
+            self.logger.log(log, step=self.step, split=split)
+        return metrics
+
+    def update_best(
+        self, primary_metric: str, val_metrics: dict, disable_eval_tqdm: bool = True
+    ) -> None:
+        """Save the EMA weights as best_checkpoint.pt if the metric is the best so far."""
+        value = val_metrics[primary_metric]["metric"]
+        if scoring.is_better(primary_metric, value, self.best_val_metric):
+            self.best_val_metric = value
+            self.save(val_metrics, "best_checkpoint.pt", training_state=False)
+
+    def save(
+        self,
+        metrics: dict | None = None,
+        checkpoint_file: str = "checkpoint.pt",
+        training_state: bool = True,
+    ) -> str | None:
+        """Save atomically, with the provenance and, for a resume, the random state."""
+        self.config["piwsl"] = provenance.of_run(self)
+        if training_state:
+            self.config["piwsl"]["random_state"] = state.random_state()
+        partial = super().save(metrics, f"{checkpoint_file}.partial", training_state)
+        del self.config["piwsl"]
+        if partial is None:
+            return None
+        final = Path(partial).with_name(checkpoint_file)
+        os.replace(partial, final)
+        return str(final)
+
+    def load_checkpoint(
+        self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False
+    ) -> None:
+        """Load tensors and plain values only; refuse the checkpoint of another model."""
+        checkpoint = checkpoint or state.read_checkpoint(checkpoint_path, self.device)
+        state.check_same_model(checkpoint, self._unwrapped_model, checkpoint_path)
+        super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
+        extra = checkpoint["config"].get("piwsl", {})
+        if not inference_only:
+            self.random_state = extra.get("random_state")
+            self.progress.train_seconds = extra.get("train_seconds", 0.0)
+
