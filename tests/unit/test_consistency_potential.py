@@ -56,9 +56,9 @@ def test_a_fixed_mask_is_boolean() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_the_first_value_that_is_not_finite_stops(value) -> None:
-    values = {"pitc": torch.tensor([1.0, 2.0]), "pisc": torch.tensor([1.0, value])}
+    values = {"pitc": torch.ones(3), "pisc": torch.tensor([1.0, 2.0, value])}
     with pytest.raises(NonFiniteError, match=f"pisc is {value} for record 41: ") as caught:
-        check_finite(values, torch.tensor([40, 41]))
+        check_finite(values, torch.tensor([40, 7, 41]))
     assert isinstance(caught.value, UserError)
     assert "\n" not in str(caught.value)
 
