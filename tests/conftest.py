@@ -10,6 +10,8 @@ import hypothesis
 import pytest
 import torch
 
+import piwsl_ocp.compat  # noqa: F401  (before fairchem, which tests import too)
+
 #: Tolerances for numbers of order 1 after a handful of operations: the one place for them.
 TOLERANCES: dict[torch.dtype, dict[str, float]] = {
     torch.float64: {"rtol": 1e-10, "atol": 1e-10},

@@ -107,7 +107,7 @@ class PIWSLTrainer(OCPTrainer):
         self.progress.start(self.step, optim["max_steps"])
         with self.progress, stop_on_signal() as self.stop_request:
             try:
-                super().train(disable_eval_tqdm=disable_eval_tqdm)
+                super().train(disable_eval_tqdm=True)
             except state.LastStepDone:
                 pass
         self._finish()

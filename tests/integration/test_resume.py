@@ -1,0 +1,89 @@
+"""An interrupted training goes on to the identical result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from training import small_config
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp import run
+from piwsl_ocp.ocp.interruption import TrainingInterrupted
+from piwsl_ocp.ocp.trainer import PIWSLTrainer
+
+OPTIONS = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.01}, "optim.max_steps": 20}
+
+
+def weights(folder: Path, name: str = "last_ema.pt") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("stop", [6, 7, 11])
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    ethanol: Path,
+    tmp_path: Path,
+    trained: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+) -> None:
+    whole = trained(ethanol, tmp_path / "whole", OPTIONS)
+    between_steps = PIWSLTrainer._between_steps
+
+    def interrupt(self: PIWSLTrainer) -> None:
+        self.stop_request.asked = self.step == stop
+        between_steps(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PIWSLTrainer, "_between_steps", interrupt)
+        with pytest.raises(TrainingInterrupted):
+            trained(ethanol, tmp_path / "parts", OPTIONS)
+    assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "interrupted"
+    run.train({}, tmp_path / "parts", resume=True)
+    for name in ("last_ema.pt", "best_checkpoint.pt", "checkpoint.pt"):
+        expected, found = weights(whole, name), weights(tmp_path / "parts", name)
+        assert expected.keys() == found.keys()
+        for key in expected:
+            assert torch.equal(expected[key], found[key]), (name, key)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(ethanol: Path, tmp_path: Path) -> None:
+    config = tmp_path / "long.yml"
+    settings = small_config(ethanol, {**OPTIONS, "optim.max_steps": 100_000})
+    config.write_text(yaml.safe_dump(settings))
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "piwsl_ocp", "train", str(config), "--run-folder", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) as process:
+        metrics = folder / "logs" / "piwsl" / "metrics.jsonl"
+        while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate()
+    assert process.returncode == 130, error
+    assert f"piwsl resume {folder}" in error
+    assert "Traceback" not in error + out
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    checkpoint = torch.load(folder / "checkpoints" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] > 0
+
+
+def test_a_used_folder_is_not_trained_in_again(
+    ethanol: Path, tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    folder = trained(ethanol, tmp_path / "run", {"optim.max_steps": 2})
+    with pytest.raises(UserError, match="is not empty"):
+        trained(ethanol, folder, {"optim.max_steps": 2})
+    with pytest.raises(UserError, match="finished"):
+        run.train({}, folder, resume=True)
+    with pytest.raises(UserError, match="no run folder"):
+        run.train({}, tmp_path / "nowhere", resume=True)

@@ -1,0 +1,176 @@
+"""One training step of the trainer: units, scales, displacements, determinism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from training import make_trainer, one_batch
+
+from piwsl_ocp.consistency.displacement import DisplacementOptions, displace, generators
+from piwsl_ocp.consistency.residuals import pitc
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.labels import common_scale
+from piwsl_ocp.ocp.potential import FairchemPotential, records_of, structures_of
+from piwsl_ocp.ocp.trainer import PIWSLTrainer
+
+PIWSL = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.8}}
+
+
+def gradient(trainer: PIWSLTrainer, step: int = 1) -> torch.Tensor:
+    """Return the gradient of one step on a fixed batch as one vector."""
+    batch = one_batch(trainer)
+    trainer.model.train()
+    trainer.step = step
+    loss = trainer._compute_loss(trainer._forward(batch), batch)
+    gradients = torch.autograd.grad(loss, list(trainer.model.parameters()), allow_unused=True)
+    return torch.cat([g.reshape(-1) for g in gradients if g is not None]).double()
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def test_the_logged_pitc_is_the_residual_of_the_model_in_kcal_per_mol(ethanol: Path) -> None:
+    trainer = make_trainer(ethanol, {"optim.piwsl.terms": {"pitc": 1.0}})
+    trainer.normalizers["energy"].rmsd.fill_(7.0)
+    trainer.normalizers["forces"].rmsd.fill_(3.0)
+    batch = one_batch(trainer)
+    trainer.model.train()
+    trainer.step = 5
+    trainer._forward(batch)
+    structures = structures_of(batch)
+    draw = generators(0, 5, records_of(batch), 0)
+    options = DisplacementOptions(**trainer.options.displacement.model_dump())
+    displacement = displace(structures, options, draw)
+    potential = FairchemPotential(trainer.model, trainer.normalizers, batch)
+    clean, moved = potential(batch.pos), potential(batch.pos + displacement)
+    residual = pitc(moved.energy, clean.energy, clean.forces, displacement, batch.batch)
+    assert residual.abs().max() > 1e-3
+    torch.testing.assert_close(
+        trainer.evaluation.losses["pitc"], residual.square(), rtol=1e-3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae"])
+def test_the_unit_of_the_labels_does_not_change_the_gradient(
+    ethanol: Path, ethanol_in_ev: Path, metric: str
+) -> None:
+    options = {**PIWSL, "optim.piwsl.metric": metric}
+    a = gradient(make_trainer(ethanol, options))
+    b = gradient(make_trainer(ethanol_in_ev, options))
+    assert cosine(a, b) == pytest.approx(1.0, abs=1e-5)
+    assert float(a.norm() / b.norm()) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_common_scale_divides_the_whole_loss(ethanol: Path) -> None:
+    """With the same physical model, loss / s has the gradient of the loss up to the factor s."""
+    raw = make_trainer(ethanol, {**PIWSL, "optim.piwsl.target_scale": "none"})
+    scaled = make_trainer(ethanol, PIWSL)
+    scale = common_scale(scaled.normalizers)
+    mean = scaled.normalizers["energy"].mean.item()
+    output_layers_scaled_up(raw, scale, mean)
+    a, b = physical_loss(raw), physical_loss(scaled)
+    assert scale > 1.0
+    assert a == pytest.approx(b * scale, rel=1e-4)
+
+
+def output_layers_scaled_up(trainer: PIWSLTrainer, scale: float, mean: float) -> None:
+    """Make a model on raw labels predict what the same model predicts on scaled labels."""
+    forward = trainer.model.forward
+
+    def physical(batch):
+        outputs = forward(batch)
+        return {"energy": outputs["energy"] * scale + mean, "forces": outputs["forces"] * scale}
+
+    trainer.model.forward = physical
+
+
+def physical_loss(trainer: PIWSLTrainer) -> float:
+    batch = one_batch(trainer)
+    trainer.model.train()
+    trainer.step = 1
+    return float(trainer._compute_loss(trainer._forward(batch), batch).detach())
+
+
+def test_different_scales_of_energy_and_forces_are_balanced(ethanol: Path) -> None:
+    trainer = make_trainer(ethanol, {"optim.piwsl.target_scale": "none"})
+    trainer.config["dataset"]["transforms"] = {
+        "normalizer": {"energy": {"mean": 0.0, "rmsd": 8.0}, "forces": {"mean": 0.0, "rmsd": 2.0}}
+    }
+    trainer.load_references_and_normalizers()
+    trainer.load_loss()
+    coefficients = {target: loss["coefficient"] for target, loss in trainer.loss_functions}
+    assert coefficients == {"energy": pytest.approx(4.0), "forces": pytest.approx(100.0)}
+
+
+def test_validation_and_predictions_carry_no_weak_terms(ethanol: Path) -> None:
+    weak = make_trainer(ethanol, PIWSL)
+    supervised = make_trainer(ethanol, {"optim.piwsl.terms": {}})
+    a, b = weak.validate(), supervised.validate()
+    assert a["loss"]["metric"] == pytest.approx(b["loss"]["metric"], rel=1e-6)
+    assert a["pitc"]["metric"] > 0
+    assert "pitc" not in b
+    assert a["consistency_error"]["metric"] == pytest.approx(
+        b["consistency_error"]["metric"], rel=1e-5
+    )
+
+
+def test_validation_is_the_same_for_every_run_seed_and_step(ethanol: Path) -> None:
+    a = make_trainer(ethanol, PIWSL, seed=0)
+    b = make_trainer(ethanol, PIWSL, seed=1)
+    b.model.load_state_dict(a.model.state_dict())
+    b.step = 77
+    assert a.validate()["pitc"]["metric"] == pytest.approx(b.validate()["pitc"]["metric"], rel=1e-6)
+
+
+def test_displacements_depend_on_seed_and_step(ethanol: Path) -> None:
+    trainer = make_trainer(ethanol, PIWSL)
+    assert torch.equal(gradient(trainer, step=3), gradient(trainer, step=3))
+    assert not torch.equal(gradient(trainer, step=3), gradient(trainer, step=4))
+
+
+def test_one_forward_and_separate_forwards_agree(ethanol: Path) -> None:
+    a = gradient(make_trainer(ethanol, PIWSL))
+    b = gradient(make_trainer(ethanol, {**PIWSL, "optim.piwsl.copies": "separate"}))
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+
+
+@pytest.mark.parametrize("model", ["painn", "schnet"])
+def test_a_step_changes_no_input(ethanol: Path, model: str) -> None:
+    trainer = make_trainer(ethanol, PIWSL, model=model)
+    batch = one_batch(trainer)
+    before = {key: batch[key].clone() for key in batch.keys() if torch.is_tensor(batch[key])}  # noqa: SIM118
+    trainer.model.train()
+    trainer.step = 1
+    trainer._compute_loss(trainer._forward(batch), batch).backward()
+    assert set(before) == {key for key in batch.keys() if torch.is_tensor(batch[key])}  # noqa: SIM118
+    for key, value in before.items():
+        assert torch.equal(batch[key], value), key
+    assert not batch.pos.requires_grad
+
+
+def test_a_non_finite_prediction_stops_and_names_the_record(ethanol: Path) -> None:
+    trainer = make_trainer(ethanol, PIWSL)
+    batch = one_batch(trainer)
+    with torch.no_grad():
+        next(iter(trainer.model.parameters())).fill_(float("nan"))
+    trainer.model.train()
+    with pytest.raises(UserError, match=f"record {records_of(batch)[0]}"):
+        trainer._forward(batch)
+
+
+@pytest.mark.parametrize("model", ["painn", "schnet"])
+def test_training_lowers_the_loss(
+    ethanol: Path, model: str, tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    import pandas as pd
+
+    run = trained(ethanol, tmp_path / "run", {**PIWSL, "optim.max_steps": 60}, model=model)
+    log = pd.read_json(run / "logs" / "piwsl" / "metrics.jsonl", lines=True)
+    loss = log[log.split == "train"]["loss"]
+    assert loss.iloc[-1] < loss.iloc[0]
+    for name in ("pitc", "pisc", "energy_mae", "forces_mae", "lr", "grad_norm"):
+        assert log[log.split == "train"][name].notna().all(), name

@@ -1,0 +1,75 @@
+"""Small real trainings for the integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import Batch
+
+from piwsl_ocp.ocp.config import load_config
+from piwsl_ocp.ocp.trainer import PIWSLTrainer
+
+SMALL = {
+    "painn": {"model.hidden_channels": 16, "model.num_layers": 2, "model.num_rbf": 16},
+    "schnet": {
+        "model.hidden_channels": 16,
+        "model.num_filters": 16,
+        "model.num_interactions": 2,
+        "model.num_gaussians": 16,
+    },
+}
+
+
+def small_config(
+    data: Path, overrides: Mapping[str, Any] | None = None, model: str = "painn"
+) -> dict[str, Any]:
+    """Return a configuration of the project, made small, for a converted data set."""
+    settings = {
+        **{f"dataset.{split}.src": f"{data}/{split}/data.lmdb" for split in ("train", "val", "test")},
+        **SMALL[model],
+        "optim.batch_size": 4,
+        "optim.max_steps": 12,
+        "optim.T_max": 60,
+        "optim.eval_every": 6,
+        "optim.ema_decay": 0.9,
+        "logger.wandb": "disabled",
+        "logger.tensorboard": False,
+        "print_every": 2,
+        "cpu": True,
+        **(overrides or {}),
+    }
+    return load_config(f"configs/experiments/embedded_ethanol/{model}_piwsl.yml", settings)
+
+
+def make_trainer(
+    data: Path,
+    overrides: Mapping[str, Any] | None = None,
+    model: str = "painn",
+    seed: int = 0,
+) -> PIWSLTrainer:
+    """Return a trainer in this process, without a run folder."""
+    config = small_config(data, overrides, model)
+    return PIWSLTrainer(
+        task=config["task"],
+        model=config["model"],
+        outputs=config["outputs"],
+        dataset=config["dataset"],
+        optimizer=config["optim"],
+        loss_functions=config["loss_functions"],
+        evaluation_metrics=config["evaluation_metrics"],
+        logger=config["logger"],
+        identifier="test",
+        local_rank=0,
+        seed=seed,
+        is_debug=True,
+        cpu=True,
+    )
+
+
+def one_batch(trainer: PIWSLTrainer) -> Batch:
+    """Return the first four training records as one batch."""
+    dataset = trainer.train_dataset.dataset
+    return trainer.collater([dataset[index] for index in range(4)]).to(torch.device("cpu"))
