@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import yaml
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from piwsl_ocp.datasets import DatasetInfo
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.evaluation.atomic_file import write_atomically
 from piwsl_ocp.evaluation.consistency_error import (
     EPSILON_ANGSTROM,
     ConsistencyError,
@@ -45,6 +46,7 @@ class Evaluation:
         split: name of the split.
         checkpoint: the checkpoint file.
         dataset: folder, name and checksum of the split.
+        training: checksum and number of the structures it was trained on.
         errors: energy and force errors in the unit of the labels.
         consistency: consistency error in the same unit.
         noise_floor: standard deviation of the energy of one input over repeated evaluations.
@@ -53,6 +55,7 @@ class Evaluation:
     split: str
     checkpoint: Path
     dataset: Mapping[str, str]
+    training: Mapping[str, Any]
     errors: Errors
     consistency: ConsistencyError
     noise_floor: float
@@ -68,6 +71,7 @@ class Evaluation:
             "split": self.split,
             "checkpoint": str(self.checkpoint),
             "dataset": dict(self.dataset),
+            "training": dict(self.training),
             "unit": self.unit,
             "errors": self.errors.to_dict(),
             "errors_eV": self.errors.in_unit("eV").to_dict(),
@@ -139,6 +143,7 @@ def evaluate(
     if split not in info.splits:
         raise UserError(f"'{folder}' has no split '{split}': use one of {', '.join(info.splits)}")
 
+    trained = predictor.info["data"]["splits"]["train"]
     predictions = predictor.predict(folder, split, batch_size=batch_size, progress=progress)
     evaluation = Evaluation(
         split=split,
@@ -148,7 +153,8 @@ def evaluate(
             "folder": str(folder),
             "checksum": info.splits[split]["checksum"],
         },
-        errors=_errors(predictor, predictions),
+        training={"checksum": trained["checksum"], "structures": trained["count"]},
+        errors=_errors(predictions, trained["energy_mean"]),
         consistency=_consistency(predictor, folder, split, batch_size, epsilon_angstrom, progress),
         noise_floor=_noise_floor(predictor, folder, split),
     )
@@ -237,19 +243,7 @@ def atoms_of_split(folder: Path, split: str) -> Iterator[Atoms]:
         )
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Create the folder of a file and write the file under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _errors(predictor: Predictor, predictions: Predictions) -> Errors:
+def _errors(predictions: Predictions, energy_mean_training: float) -> Errors:
     return errors(
         predictions.energy,
         predictions.energy_reference,
@@ -257,7 +251,7 @@ def _errors(predictor: Predictor, predictions: Predictions) -> Errors:
         predictions.forces_reference,
         predictions.natoms,
         predictions.unit,
-        predictor.info["data"]["splits"]["train"]["energy_mean"],
+        energy_mean_training,
     )
 
 

@@ -1,0 +1,305 @@
+"""Compare finished runs: the same model, data and steps, different methods and seeds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.method import Method, method_of
+from piwsl_ocp.experiments.run_folder import RunFolder
+
+#: What is compared, in the order of the table; lower is better everywhere.
+QUANTITIES = (
+    "energy_rmse",
+    "energy_mae",
+    "force_rmse",
+    "force_mae",
+    "consistency_error",
+    "seconds_per_step",
+)
+
+#: Sections of a configuration that should agree apart from the method.
+_SETTINGS = ("optim", "outputs", "loss_functions", "evaluation_metrics", "amp")
+#: What belongs to the method, or changes how a step is computed but not what it gives.
+_METHOD_SETTINGS = (
+    "optim.piwsl.terms",
+    "optim.piwsl.displacement",
+    "optim.piwsl.metric",
+    "optim.piwsl.every_probability",
+    "optim.piwsl.copies",
+    "optim.eval_batch_size",
+    "optim.num_workers",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished and evaluated run.
+
+    Attributes:
+        folder: the run folder.
+        split: the split it was evaluated on.
+    """
+
+    folder: RunFolder
+    split: str = "test"
+
+    @cached_property
+    def method(self) -> Method:
+        """Its method."""
+        return method_of(self.folder.config)
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """What its evaluation wrote."""
+        return self.folder.result(self.split)
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """Each of `QUANTITIES`, in the unit of the labels."""
+        try:
+            values = {name: self.result["errors"][name] for name in QUANTITIES[:4]}
+            values["consistency_error"] = self.result["consistency"]["rms"]
+        except KeyError as error:
+            raise UserError(
+                f"results/{self.split}.json of '{self.folder.path}' lacks {error}: evaluate it "
+                f"again with `piwsl validate {self.folder.path} --split {self.split}`"
+            ) from None
+        values["seconds_per_step"] = self.folder.seconds_per_step
+        return values
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and standard deviation over seeds.
+
+    Attributes:
+        mean: over runs.
+        std: sample standard deviation (n - 1); not a number for a single run.
+    """
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Statistic:
+        """Return the statistic of some values, at least one."""
+        std = statistics.stdev(values) if len(values) > 1 else math.nan
+        return cls(statistics.fmean(values), std)
+
+
+@dataclass(frozen=True)
+class Row:
+    """All runs of one method.
+
+    Attributes:
+        label: name of the method, unique in the comparison.
+        runs: its runs, ordered by seed.
+        statistics: of each of `QUANTITIES`.
+        change: mean relative to that of the supervised runs less 1; empty without such runs and
+            for the supervised runs themselves.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    statistics: Mapping[str, Statistic]
+    change: Mapping[str, float]
+
+    @property
+    def method(self) -> Method:
+        """The method of all runs."""
+        return self.runs[0].method
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs."""
+        return tuple(run.folder.seed for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods side by side.
+
+    Attributes:
+        rows: one a method, supervised first.
+        unit: energy unit of all errors.
+        split: the split they were evaluated on.
+        notes: settings apart from the method in which the runs differ; empty for a fair comparison.
+    """
+
+    rows: tuple[Row, ...]
+    unit: str
+    split: str
+    notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs in the order of the rows."""
+        return tuple(run for row in self.rows for run in row.runs)
+
+    @property
+    def first(self) -> Run:
+        """A run to read from what all have in common."""
+        return self.rows[0].runs[0]
+
+    @property
+    def best(self) -> Run:
+        """The run with the best primary metric on validation, not on the compared split."""
+        return min(self.runs, key=lambda run: run.folder.best_validation_metric)
+
+    @property
+    def caption(self) -> str:
+        """One line that says what was compared."""
+        errors, result = self.first.result["errors"], self.first.result
+        return (
+            f"{self.first.folder.config['model']['name']} on {result['dataset']['name']}, "
+            f"{result['training']['structures']} training structures, "
+            f"{self.first.folder.last_step} steps; {errors['structures']} {self.split} structures"
+        )
+
+
+def compare(run_folders: Iterable[Path | str], split: str = "test") -> Comparison:
+    """Group runs by method and average over seeds.
+
+    Args:
+        run_folders: finished runs with results on the split.
+        split: the split to compare on.
+
+    Raises:
+        UserError: if a run is not finished or not evaluated, if two runs differ in data, model or
+            number of steps, or if a method has the same seed twice.
+    """
+    runs = [Run(RunFolder(Path(folder)), split) for folder in run_folders]
+    if not runs:
+        raise UserError("there is nothing to compare: name at least one run folder")
+    for run in runs:
+        _check_finished(run)
+    _check_comparable(runs)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.method.key, []).append(run)
+    ordered = sorted(groups.values(), key=lambda group: not group[0].method.is_supervised)
+    for group in ordered:
+        group.sort(key=lambda run: run.folder.seed)
+        _check_seeds(group)
+    return Comparison(
+        rows=_rows(ordered),
+        unit=runs[0].result["unit"],
+        split=split,
+        notes=_differing_settings(runs),
+    )
+
+
+def _rows(groups: Sequence[Sequence[Run]]) -> tuple[Row, ...]:
+    names = [group[0].method.name for group in groups]
+    baseline: dict[str, Statistic] | None = None
+    rows = []
+    for group in groups:
+        method = group[0].method
+        label = method.name if names.count(method.name) == 1 else f"{method.name} ({method.detail})"
+        found = {q: Statistic.of([run.values[q] for run in group]) for q in QUANTITIES}
+        if method.is_supervised:
+            baseline = found
+        change = {} if baseline is None or baseline is found else _change(found, baseline)
+        rows.append(Row(label, tuple(group), found, change))
+    return tuple(rows)
+
+
+def _change(found: Mapping[str, Statistic], baseline: Mapping[str, Statistic]) -> dict[str, float]:
+    return {
+        quantity: found[quantity].mean / baseline[quantity].mean - 1
+        for quantity in QUANTITIES
+        if baseline[quantity].mean > 0
+    }
+
+
+def _check_finished(run: Run) -> None:
+    folder = run.folder
+    if not folder.is_finished:
+        raise UserError(
+            f"the training in '{folder.path}' is {folder.status.get('status')} at step "
+            f"{folder.last_step}: go on with `piwsl resume {folder.path}`"
+        )
+
+
+def _check_seeds(group: Sequence[Run]) -> None:
+    for first, second in itertools.pairwise(group):
+        if first.folder.seed == second.folder.seed:
+            raise UserError(
+                f"'{first.folder.path}' and '{second.folder.path}' are the same method with the "
+                f"same seed {first.folder.seed}: leave one out"
+            )
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs that differ in what makes errors comparable."""
+    sections: dict[str, Callable[[Run], object]] = {
+        "test data (checksum)": lambda run: run.result["dataset"]["checksum"],
+        "training data (checksum)": lambda run: run.result["training"]["checksum"],
+        "energy unit": lambda run: run.result["unit"],
+        "displacement of the consistency error": lambda run: (
+            run.result["consistency"]["displacement"],
+            run.result["consistency"]["epsilon_angstrom"],
+        ),
+        "number of steps": lambda run: run.folder.last_step,
+    }
+    first = runs[0]
+    for run in runs[1:]:
+        for what, read in sections.items():
+            here, there = read(run), read(first)
+            if here != there:
+                raise UserError(
+                    f"the {what} of '{run.folder.path}' is {_short(here)}, that of "
+                    f"'{first.folder.path}' is {_short(there)}: compare runs that share it"
+                )
+        here, there = run.folder.config["model"], first.folder.config["model"]
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key):
+                raise UserError(
+                    f"model.{key} of '{run.folder.path}' is {here.get(key)}, that of "
+                    f"'{first.folder.path}' is {there.get(key)}: compare runs of one model"
+                )
+
+
+def _short(value: object) -> str:
+    """Cut a checksum to its first characters."""
+    text = str(value)
+    return f"{text[:12]}…" if len(text) >= 64 else text
+
+
+def _differing_settings(runs: Sequence[Run]) -> tuple[str, ...]:
+    flat = [_settings(run.folder.config) for run in runs]
+    notes = []
+    for key in sorted(set().union(*flat)):
+        values = [settings.get(key) for settings in flat]
+        if any(value != values[0] for value in values):
+            found = ", ".join(
+                f"{value} ({run.folder.name})" for value, run in zip(values, runs, strict=True)
+            )
+            notes.append(f"the runs differ in {key}: {found}")
+    return tuple(notes)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that should agree, by dotted key."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if prefix in _METHOD_SETTINGS:
+            return
+        if isinstance(value, Mapping):
+            for key, below in value.items():
+                walk(f"{prefix}.{key}", below)
+        else:
+            flat[prefix] = value
+
+    for section in _SETTINGS:
+        walk(section, config.get(section))
+    return flat
