@@ -63,11 +63,13 @@ def _search(
 ) -> Tensor:  # fmt: skip
     x, y = x.detach(), y.detach()
     x, y = (p.unsqueeze(-1) if p.dim() == 1 else p for p in (x, y))
-    sizes = pointer_x[1:] - pointer_x[:-1]
-    group = torch.repeat_interleave(
-        torch.arange(sizes.numel(), device=x.device), pointer_y[1:] - pointer_y[:-1]
-    )
-    candidates, first_source = sizes[group], pointer_x[:-1][group]
+    sizes_x, sizes_y = (p[1:] - p[:-1] for p in (pointer_x, pointer_y))
+    group = torch.repeat_interleave(torch.arange(sizes_y.numel(), device=x.device), sizes_y)
+    # A structure of `y` beyond the last one of `x` has no candidates.
+    missing = max(sizes_y.numel() - sizes_x.numel(), 0)
+    sizes_x = torch.nn.functional.pad(sizes_x, (0, missing))
+    pointer_x = torch.nn.functional.pad(pointer_x, (0, missing))
+    candidates, first_source = sizes_x[group], pointer_x[:-1][group]
     found = [torch.empty(2, 0, dtype=torch.long, device=x.device)]
     for begin, end in _pieces(candidates):
         count = candidates[begin:end]
@@ -143,9 +145,7 @@ def radius_graph(
     Returns:
         Edges (2, E), sorted by centre, then by distance.
     """
-    edges = radius(
-        x, x, r, batch, batch, max_num_neighbors, num_workers, batch_size, not loop
-    )
+    edges = radius(x, x, r, batch, batch, max_num_neighbors, num_workers, batch_size, not loop)
     return edges.flip(0) if flow == "source_to_target" else edges
 
 
@@ -159,7 +159,7 @@ def radius_of_pointers(
     num_workers: int,
     ignore_same_index: bool,
 ) -> Tensor:
-    """`radius` for structures given by their boundaries, as the operator `pyg::radius` is called."""
+    """`radius` for structures given by their boundaries: the operator `pyg::radius`."""
     whole_x, whole_y = (_boundaries(None, p, 1) for p in (x, y))
     pointer_x = whole_x if ptr_x is None else ptr_x
     pointer_y = whole_y if ptr_y is None else ptr_y

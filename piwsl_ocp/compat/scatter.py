@@ -11,7 +11,7 @@ from typing import Optional, Tuple  # noqa: UP035  (TorchScript reads these name
 import torch
 from torch import Tensor
 
-# ruff: noqa: UP006, UP007, UP045  (TorchScript on Python 3.10 needs the typing names)
+# ruff: noqa: UP006, UP045  (TorchScript on Python 3.10 needs the typing names)
 
 
 def broadcast(src: Tensor, other: Tensor, dim: int) -> Tensor:
@@ -34,9 +34,7 @@ def _group_count(index: Tensor, dim_size: Optional[int]) -> int:
     return int(index.max()) + 1
 
 
-def _start(
-    src: Tensor, index: Tensor, dim: int, dim_size: Optional[int], value: float
-) -> Tensor:
+def _start(src: Tensor, index: Tensor, dim: int, dim_size: Optional[int], value: float) -> Tensor:
     shape = list(src.size())
     shape[dim] = _group_count(index, dim_size)
     return torch.full(shape, value, dtype=src.dtype, device=src.device)
