@@ -1,0 +1,11 @@
+"""Convert LMNTO files: python scripts/convert_lmnto.py FILES --out DIR (--help for options)."""
+
+from __future__ import annotations
+
+import sys
+
+from piwsl_ocp.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["data", "convert", "lmnto"]
+    sys.exit(main())
