@@ -69,33 +69,42 @@ class BondProfile:
         return int(np.argmin(np.abs(np.asarray(self.distances_angstrom) - distance_angstrom)))
 
 
-def find_bond(atoms: Atoms, heavy: str = "C", light: str = "H") -> tuple[int, int]:
-    """Return the first bond of two elements: the light atom of lowest index bound to the heavy one.
+def bonds(atoms: Atoms, heavy: str = "C", light: str = "H") -> list[tuple[int, int]]:
+    """Return the bonds of two elements, ordered by the index of the light atom.
 
-    Two atoms are bound if they are each other's choice: the heavy atom is the nearest neighbour of
-    the light one and no further than 1.6 Angstrom.
+    A light atom is bound to its nearest neighbour if that is no further than 1.6 Angstrom.
 
     Args:
         atoms: a molecule.
-        heavy: symbol of the atom that stays.
-        light: symbol of the atom that moves.
+        heavy: symbol of the one atom.
+        light: symbol of the other.
 
     Returns:
-        Indices (heavy atom, light atom).
-
-    Raises:
-        UserError: if there is no such bond.
+        Indices (heavy atom, light atom) of each bond.
     """
     numbers, distances = atoms.get_atomic_numbers(), atoms.get_all_distances()
     np.fill_diagonal(distances, np.inf)
+    found = []
     for moving in np.flatnonzero(numbers == number_of_symbol[light]):
         nearest = int(np.argmin(distances[moving]))
         is_bound = distances[moving, nearest] <= _LONGEST_BOND_ANGSTROM
         if is_bound and numbers[nearest] == number_of_symbol[heavy]:
-            return nearest, int(moving)
-    raise UserError(
-        f"no {heavy}-{light} bond in {atoms.get_chemical_formula()}: give a molecule with one"
-    )
+            found.append((nearest, int(moving)))
+    return found
+
+
+def find_bond(atoms: Atoms, heavy: str = "C", light: str = "H") -> tuple[int, int]:
+    """Return the first of the `bonds` of two elements.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = bonds(atoms, heavy, light)
+    if not found:
+        raise UserError(
+            f"no {heavy}-{light} bond in {atoms.get_chemical_formula()}: give a molecule with one"
+        )
+    return found[0]
 
 
 def stretched(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from ase import Atoms
 from rich.progress import track
@@ -151,7 +152,7 @@ def evaluate(
         dataset={
             "name": info.name,
             "folder": str(folder),
-            "checksum": info.splits[split]["checksum"],
+            "checksum": info.splits[split].checksum,
         },
         training={"checksum": trained["checksum"], "structures": trained["count"]},
         errors=_errors(predictions, trained["energy_mean"]),
@@ -255,6 +256,7 @@ def _errors(predictions: Predictions, energy_mean_training: float) -> Errors:
     )
 
 
+@torch.no_grad()
 def _consistency(
     predictor: Predictor,
     folder: Path,
@@ -281,6 +283,7 @@ def _consistency(
     )
 
 
+@torch.no_grad()
 def _noise_floor(predictor: Predictor, folder: Path, split: str) -> float:
     first = list(islice(atoms_of_split(folder, split), NOISE_STRUCTURES))
     return noise_floor(*predictor.potential(first))

@@ -197,6 +197,23 @@ def compare(run_folders: Iterable[Path | str], split: str = "test") -> Compariso
     )
 
 
+def compare_evaluated(run_folders: Iterable[Path | str], split: str = "test") -> Comparison:
+    """Evaluate the runs that have no result on the split yet, then compare them all.
+
+    Raises:
+        UserError: as `compare`, or if a run cannot be evaluated.
+    """
+    from piwsl_ocp.evaluation.evaluate import evaluate
+
+    folders = [Path(folder) for folder in run_folders]
+    for folder in folders:
+        run = Run(RunFolder(folder), split)
+        _check_finished(run)
+        if not run.folder.has_result(split):
+            evaluate(folder, split=split, progress=True)
+    return compare(folders, split)
+
+
 def _rows(groups: Sequence[Sequence[Run]]) -> tuple[Row, ...]:
     names = [group[0].method.name for group in groups]
     baseline: dict[str, Statistic] | None = None

@@ -1,0 +1,41 @@
+"""The command `piwsl demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from piwsl_ocp.errors import UserError
+
+console = Console(highlight=False)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps. [default: of the configuration]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 2,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side. [default: one for each core]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Train again what is in the folder.")
+    ] = False,
+) -> None:
+    """Train supervised, PIWSL and trapezoid models on aspirin and compare them.
+
+    What is finished is kept: the same command again goes on where the last one stopped.
+    """
+    from piwsl_ocp.experiments.demo import Demo, DemoOptions
+
+    if out.exists() and not out.is_dir():
+        raise UserError(f"'{out}' is a file: name a folder with --out")
+    try:
+        Demo(DemoOptions(out, steps, seeds, parallel, overwrite), console).run()
+    except KeyboardInterrupt:
+        console.print("interrupted: everything is saved, the same command goes on")
+        raise

@@ -1,0 +1,113 @@
+"""Run several jobs side by side, each in a fresh process, with their progress."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from piwsl_ocp.errors import UserError
+
+if TYPE_CHECKING:
+    from piwsl_ocp.experiments.worker import Job
+
+#: Seconds between two looks at the running jobs.
+POLL_SECONDS = 0.5
+#: Seconds that a job may take to save when it is asked to stop.
+STOP_SECONDS = 60.0
+
+
+@dataclass
+class Worker:
+    """A process that does some jobs one after the other, and what it wrote."""
+
+    process: subprocess.Popen
+    output: BinaryIO
+
+    def last_line(self) -> str:
+        """Return the last line that the process wrote, without `error: `."""
+        self.output.seek(0)
+        lines = self.output.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else "a run failed without a message"
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_jobs(
+    jobs: Sequence[Job], parallel: int, on_poll: Callable[[], None] = lambda: None
+) -> None:
+    """Run jobs in `parallel` processes with one thread each; every process gets each n-th job.
+
+    Args:
+        jobs: what to do, the longest first.
+        parallel: number of processes.
+        on_poll: called about twice a second, to show progress.
+
+    Raises:
+        UserError: if a job fails; the others are asked to save and stop.
+        KeyboardInterrupt: after all jobs have saved and stopped.
+    """
+    shares = [jobs[number::parallel] for number in range(parallel)]
+    workers: list[Worker] = []
+    try:
+        for share in shares:
+            if share:
+                workers.append(_start(share))
+        while any(not _has_ended(worker) for worker in workers):
+            time.sleep(POLL_SECONDS)
+            on_poll()
+    finally:
+        _stop(workers)
+
+
+def _start(jobs: Sequence[Job]) -> Worker:
+    from piwsl_ocp.experiments.worker import to_json
+
+    output = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "piwsl_ocp.experiments.worker"],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        # Ctrl-C reaches this process alone, which then asks the workers to stop, once.
+        start_new_session=True,
+    )
+    process.stdin.write(f"{to_json(jobs)}\n".encode())
+    process.stdin.flush()
+    return Worker(process, output)
+
+
+def _has_ended(worker: Worker) -> bool:
+    """Return whether a worker has ended; raise a UserError if it failed."""
+    code = worker.process.poll()
+    if code not in (None, 0):
+        raise UserError(worker.last_line())
+    return code is not None
+
+
+def _stop(workers: Sequence[Worker]) -> None:
+    """Close the pipes, wait for the workers to save, and end those that do not."""
+    deadline = time.monotonic() + STOP_SECONDS
+    try:
+        for worker in workers:
+            worker.process.stdin.close()
+        for worker in workers:
+            worker.process.wait(max(0.0, deadline - time.monotonic()))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
+            worker.output.close()
