@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
 
+import os
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
+import lmdb
 import numpy as np
 import torch
 from fairchem.core.common.registry import registry
@@ -18,6 +21,9 @@ from piwsl_ocp.errors import UserError
 
 #: Structures whose edges are kept in memory; beyond it edges are built again in every epoch.
 MAX_CACHED_ATOMS = 400_000
+
+#: Open files of this process, by process number and path, for as long as somebody uses them.
+_OPEN: WeakValueDictionary[tuple[int, str], lmdb.Environment] = WeakValueDictionary()
 
 
 @registry.register_dataset("piwsl_lmdb")
@@ -41,6 +47,23 @@ class GraphLmdbDataset(LmdbDataset):
         self._max_neighbors = int(graph["max_neighbors"]) if graph else None
         self._cache: dict[int, Data] = {}
         self._cached_atoms = 0
+
+    def connect_db(self, lmdb_path: Path | None = None) -> lmdb.Environment:
+        """Open a file once in a process: LMDB refuses to open it again while it is open."""
+        key = (os.getpid(), str(Path(lmdb_path).resolve()))
+        environment = _OPEN.get(key)
+        if environment is None:
+            try:
+                environment = super().connect_db(lmdb_path)
+            except lmdb.Error as error:
+                raise UserError(
+                    f"'{lmdb_path}' is no readable LMDB ({error}): convert the data again"
+                ) from error
+            _OPEN[key] = environment
+        return environment
+
+    def __del__(self) -> None:
+        """Leave the file open for other data sets; LMDB closes it with its last user."""
 
     def __getitem__(self, index: int) -> Data:
         index = int(index)

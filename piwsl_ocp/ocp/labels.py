@@ -12,7 +12,7 @@ import torch
 from torch_geometric.data import Batch
 
 from piwsl_ocp.consistency.potential import Labels
-from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.datasets import DatasetInfo, SplitInfo
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.units import energy_factor
 
@@ -98,7 +98,7 @@ def statistics(
                 f"says '{info.unit}': remove the option"
             )
         splits = {name: _known(split) for name, split in info.splits.items()}
-        return LabelStatistics(info.unit, splits, info.to_dict())
+        return LabelStatistics(info.unit, splits, info.as_dict())
     if declared_unit is None:
         raise UserError(
             f"'{folder}' has no dataset.json, so the unit of its labels is unknown: "
@@ -113,8 +113,8 @@ def dataset_folder(config: Mapping[str, Any]) -> Path:
     return Path(config["dataset"]["src"]).parent.parent
 
 
-def _known(split: Mapping[str, Any]) -> SplitStatistics:
-    return SplitStatistics(**{key: split[key] for key in SplitStatistics.__dataclass_fields__})
+def _known(split: SplitInfo) -> SplitStatistics:
+    return SplitStatistics(split.count, split.energy_mean, split.energy_std, split.force_rms)
 
 
 def _measured(dataset: Any) -> SplitStatistics:

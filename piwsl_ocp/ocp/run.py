@@ -34,9 +34,12 @@ class Runner(FairchemRunner):
     """fairchem's runner, defined here so that a job that unpickles it gets the stand-ins first."""
 
     def __call__(self, config: dict[str, Any]) -> None:
-        """Check the configuration and run its task."""
+        """Check the configuration and run its task; leave no process group behind."""
         check_config(config)
-        super().__call__(config)
+        try:
+            super().__call__(config)
+        finally:
+            distutils.cleanup()
 
 
 def run_configuration(config: dict[str, Any]) -> None:

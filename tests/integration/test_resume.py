@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from training import small_config
+from tests.integration.training import small_config
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp import run

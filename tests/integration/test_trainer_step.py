@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from training import make_trainer, one_batch
+from tests.integration.training import make_trainer, one_batch
 
 from piwsl_ocp.consistency.displacement import DisplacementOptions, displace, generators
 from piwsl_ocp.consistency.residuals import pitc
@@ -25,7 +26,8 @@ def gradient(trainer: PIWSLTrainer, step: int = 1) -> torch.Tensor:
     trainer.model.train()
     trainer.step = step
     loss = trainer._compute_loss(trainer._forward(batch), batch)
-    gradients = torch.autograd.grad(loss, list(trainer.model.parameters()), allow_unused=True)
+    trainable = [p for p in trainer.model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, trainable, allow_unused=True)
     return torch.cat([g.reshape(-1) for g in gradients if g is not None]).double()
 
 
@@ -119,8 +121,9 @@ def test_validation_and_predictions_carry_no_weak_terms(ethanol: Path) -> None:
 
 
 def test_validation_is_the_same_for_every_run_seed_and_step(ethanol: Path) -> None:
-    a = make_trainer(ethanol, PIWSL, seed=0)
-    b = make_trainer(ethanol, PIWSL, seed=1)
+    options = {**PIWSL, "optim.ema_decay": None}
+    a = make_trainer(ethanol, options, seed=0)
+    b = make_trainer(ethanol, options, seed=1)
     b.model.load_state_dict(a.model.state_dict())
     b.step = 77
     assert a.validate()["pitc"]["metric"] == pytest.approx(b.validate()["pitc"]["metric"], rel=1e-6)
@@ -166,11 +169,10 @@ def test_a_non_finite_prediction_stops_and_names_the_record(ethanol: Path) -> No
 def test_training_lowers_the_loss(
     ethanol: Path, model: str, tmp_path: Path, trained: Callable[..., Path]
 ) -> None:
-    import pandas as pd
-
-    run = trained(ethanol, tmp_path / "run", {**PIWSL, "optim.max_steps": 60}, model=model)
+    options = {**PIWSL, "optim.max_steps": 100, "optim.lr_initial": 0.01}
+    run = trained(ethanol, tmp_path / "run", options, model=model)
     log = pd.read_json(run / "logs" / "piwsl" / "metrics.jsonl", lines=True)
     loss = log[log.split == "train"]["loss"]
-    assert loss.iloc[-1] < loss.iloc[0]
+    assert loss.iloc[-5:].mean() < 0.95 * loss.iloc[:5].mean()
     for name in ("pitc", "pisc", "energy_mae", "forces_mae", "lr", "grad_norm"):
         assert log[log.split == "train"][name].notna().all(), name

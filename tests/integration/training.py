@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairchem.core.common.utils import setup_imports
 from torch_geometric.data import Batch
 
 from piwsl_ocp.ocp.config import load_config
@@ -51,6 +52,7 @@ def make_trainer(
     seed: int = 0,
 ) -> PIWSLTrainer:
     """Return a trainer in this process, without a run folder."""
+    setup_imports({"skip_experimental_imports": True})
     config = small_config(data, overrides, model)
     return PIWSLTrainer(
         task=config["task"],

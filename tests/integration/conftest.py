@@ -1,0 +1,54 @@
+"""Small converted data sets and real trainings on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.training import small_config
+
+from piwsl_ocp.datasets import ConversionOptions, convert
+from piwsl_ocp.ocp import run
+
+
+def converted(name: str, folder: Path, **options: object) -> Path:
+    """Convert 20 + 8 + 8 structures of the data that come with the project."""
+    sizes = {"train": 20, "validation": 8, "test": 8}
+    convert("embedded", [name], folder, ConversionOptions(**{**sizes, **options}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ethanol(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data set of one molecule, in kcal/mol."""
+    return converted("ethanol", tmp_path_factory.mktemp("data") / "ethanol")
+
+
+@pytest.fixture(scope="session")
+def ethanol_in_ev(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same data set in eV."""
+    return converted("ethanol", tmp_path_factory.mktemp("data") / "ethanol", unit="eV")
+
+
+@pytest.fixture(scope="session")
+def oxide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a periodic data set."""
+    return converted("oxide", tmp_path_factory.mktemp("data") / "oxide")
+
+
+@pytest.fixture
+def trained() -> Callable[..., Path]:
+    """Return a function that trains a small model in a run folder."""
+
+    def train(
+        data: Path,
+        folder: Path,
+        overrides: Mapping[str, Any] | None = None,
+        model: str = "painn",
+        **keywords: object,
+    ) -> Path:
+        return run.train(small_config(data, overrides, model), folder, **keywords)
+
+    return train

@@ -1,0 +1,99 @@
+"""Evaluation and comparison of real small trainings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.integration.conftest import converted
+from typer.testing import CliRunner
+
+from piwsl_ocp.cli import build
+from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.evaluation.evaluate import evaluate
+from piwsl_ocp.experiments.compare import compare
+from piwsl_ocp.experiments.run_folder import RunFolder
+
+SUPERVISED = {"optim.piwsl.terms": {}}
+PIWSL = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.01}}
+
+
+@pytest.fixture
+def run(ethanol: Path, tmp_path: Path, trained: Callable[..., Path]) -> Path:
+    return trained(ethanol, tmp_path / "run", PIWSL)
+
+
+def test_it_repeats_what_the_training_logged_for_its_best_checkpoint(run: Path) -> None:
+    found = evaluate(run, split="val")
+    folder = RunFolder(run)
+    logged = folder.metrics("val").set_index("step").loc[folder.best_step]
+    assert found.errors.structures == 8
+    assert found.errors.energy_rmse == pytest.approx(logged["energy_rmse"], rel=1e-4)
+    assert found.errors.energy_mae == pytest.approx(logged["energy_mae"], rel=1e-4)
+    assert found.errors.force_rmse == pytest.approx(logged["force_rmse"], rel=1e-4)
+    assert found.errors.relative_rmse == pytest.approx(logged["relative_rmse"], rel=1e-4)
+    assert found.consistency.rms == pytest.approx(logged["consistency_error"], rel=1e-3)
+    assert found.noise_floor == pytest.approx(0.0, abs=1e-4)
+
+
+def test_the_errors_follow_from_the_stored_predictions(run: Path, ethanol: Path) -> None:
+    found = evaluate(run, ethanol, "test", batch_size=3)
+    stored = json.loads((run / "results" / "test.json").read_text())
+    predictions = np.load(run / "results" / "predictions_test.npz")
+    assert found.to_dict() == stored
+    error = predictions["energy"] - predictions["energy_reference"]
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(stored["errors"]["energy_rmse"], rel=1e-9)
+    error = predictions["forces"] - predictions["forces_reference"]
+    assert error.shape == (8 * 9, 3)
+    assert np.sqrt(np.mean(error**2)) == pytest.approx(stored["errors"]["force_rmse"], rel=1e-9)
+    info = DatasetInfo.read(ethanol).splits
+    assert stored["dataset"]["checksum"] == info["test"].checksum
+    assert stored["training"] == {"checksum": info["train"].checksum, "structures": 20}
+    expected = np.hypot(
+        info["test"].energy_std, info["test"].energy_mean - info["train"].energy_mean
+    )
+    assert stored["errors"]["energy_rmse_constant"] == pytest.approx(expected, rel=1e-4)
+    assert not list((run / "results").glob("*.partial"))
+
+
+def test_other_checkpoints_do_not_replace_the_results_of_the_best(run: Path) -> None:
+    evaluate(run)
+    before = (run / "results" / "test.json").read_bytes()
+    evaluate(run / "checkpoints" / "last_ema.pt")
+    assert (run / "results" / "test.json").read_bytes() == before
+    assert (run / "results" / "last_ema" / "test.json").is_file()
+
+
+def test_data_with_other_labels_are_refused(
+    run: Path, ethanol_in_ev: Path, oxide: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"holds energies in eV, the model was trained in kcal/mol"):
+        evaluate(run, ethanol_in_ev)
+    with pytest.raises(UserError, match=r"holds atomic number 14, the model was trained on"):
+        evaluate(run, oxide)
+    shifted = converted("ethanol", tmp_path / "shifted", references="none")
+    with pytest.raises(UserError, match=r"reference energy of atomic number 1 is 0\.000000"):
+        evaluate(run, shifted)
+    with pytest.raises(UserError, match="has no split 'tset': use one of train, val, test"):
+        evaluate(run, split="tset")
+    assert not (run / "results").exists()
+
+
+def test_two_methods_are_compared_and_shown_by_the_command(
+    ethanol: Path, run: Path, tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    other = trained(ethanol, tmp_path / "supervised", SUPERVISED)
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    command = ["compare", str(run), str(other), "--out", str(page), "--csv", str(table)]
+    result = CliRunner().invoke(build(), command, catch_exceptions=False)
+    assert "supervised" in result.stdout
+    assert "PIWSL" in result.stdout
+    assert page.read_text().count("<svg") == 1
+    assert table.read_text().count("\n") == 3
+    assert [row.label for row in compare([run, other]).rows] == ["supervised", "PIWSL"]
+    with pytest.raises(UserError, match=r"page.html' exists: give another name or --overwrite"):
+        CliRunner().invoke(build(), command, catch_exceptions=False)
