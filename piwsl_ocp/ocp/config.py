@@ -80,9 +80,7 @@ OPTIM = (
 
 def configs_folder() -> Path:
     """Return the folder of the configurations that come with the project."""
-    package = Path(piwsl_ocp.__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    return Path(piwsl_ocp.__file__).parent / "configs"
 
 
 def find_config(path: Path | str) -> Path:
