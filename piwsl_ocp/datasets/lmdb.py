@@ -124,8 +124,11 @@ class LmdbReader:
         self._check_size()
         self._transaction = self._environment.begin()
         stored = self._transaction.get(LENGTH_KEY)
+        self.has_length = stored is not None
+        #: Number of entries besides `length`.
+        self.entries = self._environment.stat()["entries"] - self.has_length
         #: Number of records the file says it has; without a say, its number of entries.
-        self.length = int(pickle.loads(stored)) if stored else self._environment.stat()["entries"]
+        self.length = int(pickle.loads(stored)) if stored else self.entries
 
     def __len__(self) -> int:
         return self.length

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.constraints import FixAtoms
-from torch_geometric.data import Data
 
 from piwsl_ocp.datasets.references import reference_energy
 from piwsl_ocp.datasets.survey import energy_and_forces
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.units import energy_factor
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 
 def to_data(
@@ -40,6 +42,10 @@ def to_data(
     Raises:
         UserError: if a number does not fit float32.
     """
+    # Loaded at the first record: it takes seconds, in which a mistake can be told already.
+    import torch
+    from torch_geometric.data import Data
+
     factor = energy_factor("eV", unit)
     total, forces = energy_and_forces(atoms)
     energy = total * factor - reference_energy(atoms.numbers, references)
@@ -69,7 +75,7 @@ class SplitSummary:
     """Counts, moments and a checksum of a split, gathered record by record in any order."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
         self._mean = 0.0
         self._squares = 0.0
         self._force_squares = 0.0
@@ -78,23 +84,28 @@ class SplitSummary:
 
     def add(self, number: int, data: Data) -> None:
         """Take in the record stored under `number`."""
-        self._count += 1
+        self.count += 1
         step = data.energy - self._mean
-        self._mean += step / self._count
+        self._mean += step / self.count
         self._squares += step * (data.energy - self._mean)
         forces = data.forces.numpy().astype(np.float64)
         self._force_squares += float((forces**2).sum())
         self._components += forces.size
         self._digest = (self._digest + record_digest(number, data)) % 2**256
 
+    @property
+    def checksum(self) -> str:
+        """Sum of the records' digests modulo 2^256, in hexadecimal digits."""
+        return f"{self._digest:064x}"
+
     def as_dict(self) -> dict[str, float | int | str]:
         """Return the summary: energies and forces in the stored unit, forces per component."""
         return {
-            "count": self._count,
+            "count": self.count,
             "energy_mean": self._mean,
-            "energy_std": (self._squares / self._count) ** 0.5,
+            "energy_std": (self._squares / self.count) ** 0.5,
             "force_rms": (self._force_squares / self._components) ** 0.5,
-            "checksum": f"{self._digest:064x}",
+            "checksum": self.checksum,
         }
 
 
