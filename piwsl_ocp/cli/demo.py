@@ -16,8 +16,8 @@ console = Console(highlight=False)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps. [default: of the configuration]")
-    ] = None,
+        int, typer.Option(min=1, help="Training steps of each run, the same for every method.")
+    ] = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 2,
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side. [default: one for each core]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,12 @@ from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
 from piwsl_ocp.experiments.tables import csv_text, markdown, terminal_table
 
 TRAINING_STRUCTURES = 100
+STEPS = 1000
+
+#: Averages the weights over the last hundred steps or so of a training that is short.
+EMA_DECAY = 0.99
+#: Validations of a run.
+EVALUATIONS = 10
 
 #: Work of a training step relative to the supervised one, for the remaining time alone.
 _METHODS: Mapping[str, float] = {"piwsl": 2.6, "trapezoid": 1.9, "supervised": 1.0}
@@ -47,14 +54,14 @@ class DemoOptions:
 
     Attributes:
         out: folder for everything it makes.
-        steps: training steps of each run; that of the configuration by default.
+        steps: training steps of each run.
         seeds: runs of each method.
         parallel: runs side by side; one for each core by default.
         overwrite: throw away the runs of an earlier demo in the folder.
     """
 
     out: Path
-    steps: int | None = None
+    steps: int = STEPS
     seeds: int = 2
     parallel: int | None = None
     overwrite: bool = False
@@ -119,11 +126,11 @@ class Demo:
             "cpu": True,
             "logger.wandb": "disabled",
             "logger.tensorboard": False,
+            "optim.max_steps": self.options.steps,
+            "optim.T_max": self.options.steps,
+            "optim.eval_every": max(1, self.options.steps // EVALUATIONS),
+            "optim.ema_decay": EMA_DECAY,
         }
-        if self.options.steps is not None:
-            steps = self.options.steps
-            overrides |= {"optim.max_steps": steps, "optim.T_max": steps}
-            overrides["optim.eval_every"] = max(1, steps // 10)
         path = f"configs/experiments/embedded_aspirin/painn_{method}.yml"
         return load_config(path, overrides)
 
@@ -138,7 +145,7 @@ class Demo:
         left = {key: job for key, job in jobs.items() if not job.is_done}
         if not left:
             return
-        steps = next(iter(jobs.values())).config["optim"]["max_steps"]
+        steps = self.options.steps
         parallel = self.options.parallel or min(len(left), available_cores())
         self.console.print(
             f"{len(left)} runs of {steps} steps, {parallel} at a time, in {self.options.out}; "
@@ -176,10 +183,8 @@ class Demo:
         return comparison
 
     def _command(self) -> str:
-        parts = ["piwsl demo", f"--out {self.options.out}", f"--seeds {self.options.seeds}"]
-        if self.options.steps is not None:
-            parts.append(f"--steps {self.options.steps}")
-        return " ".join(parts)
+        options = self.options
+        return f"piwsl demo --out {options.out} --steps {options.steps} --seeds {options.seeds}"
 
     def _remove_earlier(self) -> None:
         """Remove the run folders of an earlier demo, and nothing else."""
@@ -251,8 +256,6 @@ def _first_difference(saved: Any, wanted: Any, key: str) -> str | None:
 
 
 def _extended_xyz() -> str:
-    import io
-
     buffer = io.StringIO()
     ase.io.write(buffer, aspirin(), format="extxyz")
     return buffer.getvalue()

@@ -6,6 +6,8 @@ it closes the pipe, or ends, the training saves and stops.
 
 from __future__ import annotations
 
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
+
 import json
 import os
 import signal
@@ -18,7 +20,6 @@ from typing import Any
 
 import torch
 
-import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.evaluate import evaluate
 from piwsl_ocp.experiments.aspirin import RESULT as BOND_SCAN
