@@ -119,7 +119,7 @@ RECIPES = {
             "alpha-quartz SiO2, 9 atoms, one random symmetric strain per walker "
             f"(components up to {STRAIN_MAX}), positions relaxed with GFN1-xTB, Gamma point only",
             _quartz_cells,
-            Dynamics("GFN1-xTB", 500.0, 2.0, 0.02, 50, 25, 10, position_digits=8),
+            Dynamics("GFN1-xTB", 500.0, 2.0, 0.03, 50, 25, 10, position_digits=8),
             write_xsf_archive,
         ),
     )
