@@ -25,14 +25,29 @@ FEWEST_PAIRS = 5
 MOST_PAIRS = 100
 FEWEST_BONDS = 30
 
-#: Correlation from which a slope is believed.
+#: The error of the trapezoid rule grows with the third power of the displacement: the weight of
+#: a pair in the fit falls with its square.
+ERROR_POWER = 3
+SMALLEST_ANGSTROM = 0.02
+
+#: Correlation from which a slope is believed: weighted, and unweighted where the weighted fit
+#: rests on less than `FEWEST_PAIRS`.
 BELIEVABLE = 0.8
+BELIEVABLE_UNWEIGHTED = 0.9
+
+#: Below this correlation the forces are doubted, if as many pairs are as near as this.
+DOUBTFUL = 0.5
+DOUBTFUL_PAIRS = 10
+DOUBTFUL_ANGSTROM = 0.15
 
 #: Stretching force constant of X-H bonds (X = C, N, O), typical of experiment and of DFT.
 XH_STIFFNESS_KCAL_PER_MOL_ANGSTROM2 = 650.0
 
-#: A slope within this factor of 1 is in order.
-SLOPE_TOLERANCE = 1.3
+STIFFNESS_TOLERANCE = 2.0
+BELIEVABLE_BONDS = 0.5
+
+#: A slope within this factor of 1 is in order: half way to the nearest wrong one, Angstrom/Bohr.
+SLOPE_TOLERANCE = 1.37
 
 
 def _unit_ratios() -> dict[str, float]:
@@ -55,12 +70,20 @@ def _unit_ratios() -> dict[str, float]:
 
 UNIT_RATIOS = _unit_ratios()
 
+#: Stored over true number where both labels were read as one unit and are in another.
+MISREAD_UNITS = {
+    f"labels in {true} that were taken for {taken}": energy_factor(taken, true)
+    for taken in ENERGY_IN_EV
+    for true in ENERGY_IN_EV
+    if taken != true
+}
+
 
 @dataclass(frozen=True)
 class Slope:
-    """Least-squares slope through the origin, and the correlation."""
+    """Weighted least-squares slope through the origin, the correlation, the effective count."""
 
-    count: int
+    count: float
     slope: float
     correlation: float
 
@@ -76,15 +99,14 @@ def agreement_findings(
         findings: receives the findings.
     """
     groups = _groups(structures)
-    energy_differences, works = near_pairs(groups)
-    pairs = _slope(works, energy_differences, FEWEST_PAIRS)
-    _report_pairs(pairs, findings)
-    bonds = _slope(*hydrogen_bonds_stretch(groups), FEWEST_BONDS)
-    _report_bonds(bonds, unit, findings)
+    _report_pairs(near_pairs(groups), findings)
+    stretch, pull = hydrogen_bonds_stretch(groups)
+    if len(stretch) >= FEWEST_BONDS:
+        _report_bonds(_slope(stretch, pull, np.ones(len(stretch))), unit, findings)
 
 
-def near_pairs(groups: Iterable[list[Structure]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return E_b - E_a and the trapezoid -1/2 (F_a + F_b).(r_b - r_a) of the nearest pairs.
+def near_pairs(groups: Iterable[list[Structure]]) -> np.ndarray:
+    """Return displacement, E_b - E_a and trapezoid -1/2 (F_a + F_b).(r_b - r_a) of near pairs.
 
     For a smooth potential dE = -int F.dr; the trapezoid is right to third order in the
     displacement. Molecules are first laid upon each other.
@@ -93,7 +115,7 @@ def near_pairs(groups: Iterable[list[Structure]]) -> tuple[np.ndarray, np.ndarra
         groups: structures with the same atoms in the same order (and cell), molecules or crystals.
 
     Returns:
-        (P,) and (P,), at most `MOST_PAIRS` pairs nearer than `NEAR_ANGSTROM`.
+        (P, 3), at most `MOST_PAIRS` pairs nearer than `NEAR_ANGSTROM` per atom, nearest first.
     """
     found: list[tuple[float, float, float]] = []
     for group in groups:
@@ -105,8 +127,7 @@ def near_pairs(groups: Iterable[list[Structure]]) -> tuple[np.ndarray, np.ndarra
         pairs = {tuple(sorted((a, int(b)))) for a, b in enumerate(distances.argmin(axis=1))}
         found += [_compare(group[a], group[b]) for a, b in pairs]
     near = sorted(pair for pair in found if pair[0] <= NEAR_ANGSTROM)[:MOST_PAIRS]
-    table = np.array(near, dtype=np.float64).reshape(-1, 3)
-    return table[:, 1], table[:, 2]
+    return np.array(near, dtype=np.float64).reshape(-1, 3)
 
 
 def hydrogen_bonds_stretch(
@@ -189,42 +210,54 @@ def _rotation(moved: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     return left @ np.diag([1.0, 1.0, handedness]) @ right
 
 
-def _slope(x: np.ndarray, y: np.ndarray, fewest: int) -> Slope | None:
-    if len(x) < fewest or not (x**2).sum() > 0.0 or not (y**2).sum() > 0.0:
-        return None
-    product = float((x * y).sum())
-    squares = float((x**2).sum()), float((y**2).sum())
-    return Slope(len(x), product / squares[0], product / float(np.sqrt(squares[0] * squares[1])))
+def _slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Slope:
+    products = [float((weights * a * b).sum()) for a, b in ((x, y), (x, x), (y, y))]
+    scale = float(np.sqrt(products[1] * products[2]))
+    if not scale > 0.0:
+        return Slope(0.0, 0.0, 0.0)
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    return Slope(effective, products[0] / products[1], products[0] / scale)
 
 
-def _report_pairs(pairs: Slope | None, findings: Findings) -> None:
+def _report_pairs(pairs: np.ndarray, findings: Findings) -> None:
     def add(level: str, text: str) -> None:
         findings.add("energy and forces", level, "all", None, text)
 
-    if pairs is None:
-        add(INFO, "no near pairs of structures: whether forces fit energies cannot be seen")
+    unseen = "whether forces fit energies cannot be seen"
+    if len(pairs) < FEWEST_PAIRS:
+        add(INFO, f"{len(pairs)} near pairs of structures are too few: {unseen}")
         return
+    distances, energy_differences, works = pairs.T
+    weights = np.maximum(distances, SMALLEST_ANGSTROM) ** (-2.0 * ERROR_POWER)
+    weighted = _slope(works, energy_differences, weights)
+    plain = _slope(works, energy_differences, np.ones(len(works)))
+    enough = weighted.count >= FEWEST_PAIRS
+    fit = weighted if enough else plain
     seen = (
-        f"energy differences of {pairs.count} near pairs against -F.dr: "
-        f"slope {pairs.slope:.4g}, correlation {pairs.correlation:.2f}"
+        f"energy differences of {len(pairs)} near pairs against -F.dr: "
+        f"slope {fit.slope:.4g}, correlation {fit.correlation:.2f}"
     )
-    if abs(pairs.correlation) < BELIEVABLE:
-        add(WARNING, f"{seen}: forces do not explain the energies; are they of one method?")
-    elif pairs.slope < 0:
+    if abs(fit.correlation) < (BELIEVABLE if enough else BELIEVABLE_UNWEIGHTED):
+        close = np.count_nonzero(distances < DOUBTFUL_ANGSTROM) >= DOUBTFUL_PAIRS
+        if close and abs(fit.correlation) < DOUBTFUL:
+            add(WARNING, f"{seen}: forces do not explain the energies; are they of one method?")
+        else:
+            add(INFO, f"{seen}: the pairs are not near enough, {unseen}")
+    elif fit.slope < 0:
         add(ERROR, f"{seen}: the sign of the forces is reversed; convert with --gradients")
-    elif 1.0 / SLOPE_TOLERANCE <= pairs.slope <= SLOPE_TOLERANCE:
+    elif 1.0 / SLOPE_TOLERANCE <= fit.slope <= SLOPE_TOLERANCE:
         add(INFO, f"{seen}: they agree in sign and unit")
     else:
-        add(ERROR, f"{seen}, expected 1: probably {_nearest(pairs.slope, UNIT_RATIOS)}")
+        add(ERROR, f"{seen}, expected 1: probably {_likely(fit.slope, UNIT_RATIOS)}")
 
 
-def _report_bonds(bonds: Slope | None, unit: str | None, findings: Findings) -> None:
+def _report_bonds(bonds: Slope, unit: str | None, findings: Findings) -> None:
     def add(level: str, text: str) -> None:
         findings.add("bonds", level, "all", None, text)
 
-    if bonds is None or abs(bonds.correlation) < 0.5:
+    if abs(bonds.correlation) < BELIEVABLE_BONDS:
         return
-    seen = f"force on H along {bonds.count} X-H bonds against their stretch"
+    seen = f"force on H along {bonds.count:.0f} X-H bonds against their stretch"
     if bonds.slope > 0:
         add(ERROR, f"{seen}: stretched bonds push outward, so the sign of the forces is reversed")
         return
@@ -232,14 +265,18 @@ def _report_bonds(bonds: Slope | None, unit: str | None, findings: Findings) -> 
         add(INFO, f"{seen}: stiffness {-bonds.slope:.4g}/Angstrom^2; the unit is not declared")
         return
     expected = XH_STIFFNESS_KCAL_PER_MOL_ANGSTROM2 * energy_factor("kcal/mol", unit)
-    ratios = {other: energy_factor(other, unit) for other in ENERGY_IN_EV}
-    probable = _nearest(-bonds.slope / expected, {o: 1.0 / r for o, r in ratios.items()})
+    ratio = -bonds.slope / expected
     text = f"{seen}: stiffness {-bonds.slope:.4g} {unit}/Angstrom^2, typical is {expected:.4g}"
-    if probable == unit:
+    if 1.0 / STIFFNESS_TOLERANCE <= ratio <= STIFFNESS_TOLERANCE:
         add(INFO, f"{text}: the unit fits")
     else:
-        add(ERROR, f"{text}: the numbers are probably in {probable}/Angstrom")
+        add(ERROR, f"{text}: probably {_likely(ratio, MISREAD_UNITS)}")
 
 
-def _nearest(value: float, candidates: dict[str, float]) -> str:
-    return min(candidates, key=lambda name: abs(np.log(value / candidates[name])))
+def _likely(value: float, candidates: dict[str, float]) -> str:
+    """Return the words of the candidates nearest to a value, of all that are about as near."""
+    distances = {words: abs(np.log(value / ratio)) for words, ratio in candidates.items()}
+    limit = min(distances.values()) + np.log(SLOPE_TOLERANCE)
+    return ", or ".join(
+        words for words in sorted(distances, key=distances.__getitem__) if distances[words] <= limit
+    )

@@ -163,7 +163,8 @@ def _wanted_validation(request: SplitRequest) -> int:
 
 
 def _validation_size(request: SplitRequest, rest: int, largest: int) -> int:
-    limit = largest if request.keep_validation else max(rest // 2, 1)
+    beside_the_test = 0 if request.test is None else rest - request.test
+    limit = largest if request.keep_validation else max(rest // 2, beside_the_test, 1)
     return min(_wanted_validation(request), limit)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -12,7 +14,6 @@ from fairchem.core.common.utils import radius_graph_pbc
 from hypothesis import given
 from torch_geometric.data import Batch, Data
 
-import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 from piwsl_ocp.datasets.neighbours import edges
 
 MOLECULE_CELL = np.zeros((3, 3))
