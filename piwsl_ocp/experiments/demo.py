@@ -175,11 +175,11 @@ class Demo:
             )
         checkpoint = comparison.best.folder.best_checkpoint
         self.console.print(terminal_table(comparison))
-        self.console.print(f"\npage:            {self.page}")
-        self.console.print(f"best checkpoint: {checkpoint}")
+        self.console.print(f"\npage:            {self.page}", soft_wrap=True)
+        self.console.print(f"best checkpoint: {checkpoint}", soft_wrap=True)
         self.console.print("in ASE (eV, eV/Å):")
         for line in snippet(checkpoint, self.structure).splitlines():
-            self.console.print(f"    {line}", markup=False)
+            self.console.print(f"    {line}", markup=False, soft_wrap=True)
         return comparison
 
     def _command(self) -> str:

@@ -108,10 +108,17 @@ def _table_row(row: Row, colour: str) -> dict[str, Any]:
     cells = []
     for quantity in QUANTITIES:
         value, change = cell(row, quantity)
-        kind = "better" if row.change.get(quantity, 0) < 0 else "worse"
+        kind = _kind(row.change.get(quantity, 0.0))
         cells.append({"value": value, "change": change, "kind": kind})
     seeds = ", ".join(str(seed) for seed in row.seeds)
     return {"label": row.label, "seeds": seeds, "colour": colour, "cells": cells}
+
+
+def _kind(change: float) -> str:
+    """Return the style of a change: neutral where it rounds to nothing."""
+    if abs(change) < 0.005:
+        return "same"
+    return "better" if change < 0 else "worse"
 
 
 def _bond(bond: BondFigure, comparison: Comparison) -> dict[str, Any]:

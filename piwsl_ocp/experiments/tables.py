@@ -53,6 +53,8 @@ def format_change(change: float | None) -> str:
     """Return a relative change in per cent, or as a factor where it is more than double."""
     if change is None or not math.isfinite(change):
         return ""
+    if abs(change) < 0.005:
+        return "±0 %"
     return f"× {1 + change:.2f}" if change > 1 else f"{100 * change:+.0f} %"
 
 

@@ -175,4 +175,6 @@ def test_the_terminal_shows_every_method(runs: list[Path]) -> None:
 
 
 def test_changes_beyond_double_are_factors() -> None:
-    assert [format_change(c) for c in (-0.25, 0.3, 1.6, None)] == ["-25 %", "+30 %", "× 2.60", ""]
+    changes = (-0.25, 0.3, -0.004, 1.6, None)
+    shown = ["-25 %", "+30 %", "±0 %", "× 2.60", ""]
+    assert [format_change(change) for change in changes] == shown
