@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,13 +27,13 @@ class LmdbWriter:
 
     Args:
         path: of the new file.
-        largest_map_bytes: limit of its size.
+        largest_map_bytes: limit of its size; None: 4 TiB.
     """
 
-    def __init__(self, path: Path, largest_map_bytes: int = LARGEST_MAP_BYTES) -> None:
+    def __init__(self, path: Path, largest_map_bytes: int | None = None) -> None:
         self._path = path
-        self._largest = largest_map_bytes
-        self._map_bytes = min(FIRST_MAP_BYTES, largest_map_bytes)
+        self._largest = largest_map_bytes or LARGEST_MAP_BYTES
+        self._map_bytes = min(FIRST_MAP_BYTES, self._largest)
         self._waiting: list[tuple[bytes, bytes]] = []
         self._waiting_bytes = 0
         self._count = 0
@@ -192,7 +193,9 @@ def _single_file(path: Path) -> Path:
 
 
 def _cannot_write(path: Path, error: Exception) -> UserError:
+    """LMDB tells a full disk in several ways, so the free space is told beside its words."""
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     return UserError(
-        f"cannot write '{path}' ({error}): free space, or choose another --out; "
-        "nothing was left behind"
+        f"cannot write '{path}' ({error}; {free / 2**20:.1f} MiB are free there): free space, or "
+        "choose another --out; nothing was left behind"
     )

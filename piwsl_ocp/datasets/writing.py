@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from piwsl_ocp.datasets.info import SplitInfo
-from piwsl_ocp.datasets.lmdb import DATA_FILE, LARGEST_MAP_BYTES, METADATA_FILE, LmdbWriter
+from piwsl_ocp.datasets.lmdb import DATA_FILE, METADATA_FILE, LmdbWriter
 from piwsl_ocp.datasets.records import SplitSummary, to_data
 from piwsl_ocp.datasets.splits import SPLITS, Split
 from piwsl_ocp.errors import UserError
@@ -25,13 +25,11 @@ class Recipe:
         unit: energy unit to store.
         references: energy per atomic number in `unit`.
         forces_are_gradients: turn the sign of the forces.
-        largest_map_bytes: limit of each LMDB file.
     """
 
     unit: str
     references: Mapping[int, float]
     forces_are_gradients: bool = False
-    largest_map_bytes: int = LARGEST_MAP_BYTES
 
 
 def write_splits(
@@ -68,8 +66,7 @@ def write_splits(
         writers = {}
         for name in SPLITS:
             (folder / name).mkdir()
-            path = folder / name / DATA_FILE
-            writers[name] = stack.enter_context(LmdbWriter(path, recipe.largest_map_bytes))
+            writers[name] = stack.enter_context(LmdbWriter(folder / name / DATA_FILE))
         for record, atoms in enumerate(structures):
             seen = record + 1
             if seen > read or split_number[record] < 0:
