@@ -66,8 +66,8 @@ def import_models() -> str:
     for name in _FULL_MODELS:
         importlib.import_module(f"fairchem.core.models.{name}")
     setup_imports()
-    kinds = sorted({kind.split(" ")[0] for kind in stand_ins().values()})
-    return f"all models import; compiled packages: {' and '.join(kinds)}"
+    standing_in = [name for name, kind in stand_ins().items() if kind.startswith("stand-in")]
+    return f"all models import; standing in: {', '.join(standing_in) or 'nothing'}"
 
 
 def training_step(name: str) -> str:
