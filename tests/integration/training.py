@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
