@@ -199,16 +199,21 @@ class _Work:
     def __init__(self, bar: Progress, folders: Mapping[tuple[str, int], str], steps: int) -> None:
         self._bar, self._folders, self._steps = bar, folders, steps
         total = sum(steps * _METHODS[method] + _EVALUATION_WORK for method, _ in folders)
-        self._task = bar.add_task("training", total=total)
+        self._task = bar.add_task("training", total=total, completed=self._look()[0])
 
     def update(self) -> None:
+        done, busy = self._look()
+        self._bar.update(self._task, completed=done, description=", ".join(busy) or "starting")
+
+    def _look(self) -> tuple[float, list[str]]:
+        """Return the work that is done and a phrase for each run that is under way."""
         done, busy = 0.0, []
         for (method, seed), folder in self._folders.items():
             step, evaluated = _state(Path(folder))
             done += step * _METHODS[method] + evaluated * _EVALUATION_WORK
             if step and not evaluated:
                 busy.append(f"{method} {seed}: {step}/{self._steps}")
-        self._bar.update(self._task, completed=done, description=", ".join(busy) or "training")
+        return done, busy
 
 
 def _state(folder: Path) -> tuple[int, bool]:
@@ -228,6 +233,7 @@ def _progress_bar(console: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
+        speed_estimate_period=120,
         disable=not console.is_terminal,
     )
 
