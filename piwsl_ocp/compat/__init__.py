@@ -39,7 +39,7 @@ _SCATTER_NAMES = (
     "scatter", "scatter_sum", "scatter_add", "scatter_mul", "scatter_mean", "scatter_min",
     "scatter_max",
 )  # fmt: skip
-_CLUSTER_NAMES = ("radius", "radius_graph", "knn", "knn_graph", "fps", "nearest")
+_CLUSTER_NAMES = ("radius", "radius_graph", "knn")
 
 _RADIUS_SCHEMA = (
     "radius(Tensor x, Tensor y, Tensor? ptr_x, Tensor? ptr_y, float r, int? max_num_neighbors, "
@@ -103,8 +103,18 @@ def _make_sparse() -> list[ModuleType]:
     return [_module("torch_sparse", SparseTensor=SparseTensor)]
 
 
+def _absent_function(name: str) -> Callable[..., NoReturn]:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return radius.absent(name, "torch_cluster")
+
+
 def _make_cluster() -> list[ModuleType]:
-    return [_module("torch_cluster", **{n: getattr(radius, n) for n in _CLUSTER_NAMES})]
+    functions = {n: getattr(radius, n) for n in _CLUSTER_NAMES}
+    placeholder = getattr(sys.modules.get("torch_geometric.typing"), "torch_cluster", None)
+    if placeholder is not None:  # torch_geometric was loaded first and keeps this object
+        vars(placeholder).update(functions)
+    return [_module("torch_cluster", **functions, __getattr__=_absent_function)]
 
 
 def _absent_operator(name: str) -> NoReturn:

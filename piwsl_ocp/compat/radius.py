@@ -6,6 +6,7 @@ depend on the order of the atoms. Edges come sorted by target, then by distance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import torch
@@ -166,30 +167,15 @@ def radius_of_pointers(
     return _search(x, y, pointer_x, pointer_y, r, max_num_neighbors, ignore_same_index)
 
 
-def _missing(name: str, package: str) -> NoReturn:
-    raise ImportError(f"'{name}' needs the real {package}: the stand-in of piwsl_ocp lacks it")
+def absent(name: str, package: str) -> Callable[..., NoReturn]:
+    """Return a function that says, when it is called, which package it needs."""
+
+    def refuse(*arguments: object, **options: object) -> NoReturn:
+        raise ImportError(f"'{name}' needs the real {package}: the stand-in of piwsl_ocp lacks it")
+
+    return refuse
 
 
-def knn(*arguments: object, **options: object) -> NoReturn:
-    """Refuse: only the real package has it (PyG looks for the word batch_size in this line)."""
-    _missing("knn", "torch_cluster")
-
-
-def knn_graph(*arguments: object, **options: object) -> NoReturn:
-    """Refuse: only the real package has it."""
-    _missing("knn_graph", "torch_cluster")
-
-
-def fps(*arguments: object, **options: object) -> NoReturn:
-    """Refuse: only the real package has it."""
-    _missing("fps", "torch_cluster")
-
-
-def nearest(*arguments: object, **options: object) -> NoReturn:
-    """Refuse: only the real package has it."""
-    _missing("nearest", "torch_cluster")
-
-
-def neighbor_sample(*arguments: object, **options: object) -> NoReturn:
-    """Refuse: only the real package has it."""
-    _missing("neighbor_sample", "pyg_lib")
+knn = absent("knn", "torch_cluster")
+knn.__doc__ = "Refuse; PyG looks for the word batch_size in this line."
+neighbor_sample = absent("neighbor_sample", "pyg_lib")
