@@ -34,8 +34,6 @@ from piwsl_ocp.experiments.tables import csv_text, markdown, terminal_table
 TRAINING_STRUCTURES = 100
 STEPS = 1000
 
-#: Averages the weights over the last hundred steps or so of a training that is short.
-EMA_DECAY = 0.99
 #: Validations of a run.
 EVALUATIONS = 10
 
@@ -129,7 +127,6 @@ class Demo:
             "optim.max_steps": self.options.steps,
             "optim.T_max": self.options.steps,
             "optim.eval_every": max(1, self.options.steps // EVALUATIONS),
-            "optim.ema_decay": EMA_DECAY,
         }
         path = f"configs/experiments/embedded_aspirin/painn_{method}.yml"
         return load_config(path, overrides)
