@@ -8,7 +8,7 @@ from pathlib import Path
 
 from piwsl_ocp.errors import UserError
 
-CHUNK_BYTES = 2**22
+CHUNK_BYTES = 2**16
 
 
 def file_facts(files: Sequence[Path]) -> list[dict[str, str | int]]:

@@ -19,7 +19,10 @@ METADATA_FILE = "metadata.npz"
 
 FIRST_MAP_BYTES = 64 * 2**20
 LARGEST_MAP_BYTES = 2**42
-BATCH_BYTES = 8 * 2**20
+BATCH_BYTES = 2 * 2**20
+
+#: The file is closed and opened again after this much: its pages then leave the process's memory.
+REOPEN_BYTES = 4 * 2**20
 
 
 class LmdbWriter:
@@ -36,12 +39,16 @@ class LmdbWriter:
         self._map_bytes = min(FIRST_MAP_BYTES, self._largest)
         self._waiting: list[tuple[bytes, bytes]] = []
         self._waiting_bytes = 0
+        self._written_bytes = 0
         self._count = 0
         if path.exists():
             raise UserError(f"'{path}' exists: records are never added to a file that is there")
+        self._environment = self._opened()
+
+    def _opened(self) -> lmdb.Environment:
         try:
-            self._environment = lmdb.open(
-                str(path),
+            return lmdb.open(
+                str(self._path),
                 subdir=False,
                 map_size=self._map_bytes,
                 lock=False,
@@ -50,7 +57,7 @@ class LmdbWriter:
                 sync=False,
             )
         except lmdb.Error as error:
-            raise _cannot_write(path, error) from error
+            raise _cannot_write(self._path, error) from error
 
     def __enter__(self) -> LmdbWriter:
         return self
@@ -97,8 +104,13 @@ class LmdbWriter:
                 self._environment.set_mapsize(self._map_bytes)
             except lmdb.Error as error:
                 raise _cannot_write(self._path, error) from error
+        self._written_bytes += self._waiting_bytes
         self._waiting.clear()
         self._waiting_bytes = 0
+        if self._written_bytes > REOPEN_BYTES:
+            self._written_bytes = 0
+            self._environment.close()
+            self._environment = self._opened()
 
 
 class LmdbReader:

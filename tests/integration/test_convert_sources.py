@@ -7,7 +7,9 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 import hashlib
 import json
 import os
+import tracemalloc
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -266,3 +268,22 @@ def test_sources_table_names_every_source():
     assert list(SOURCES) == ["ani1x", "tio2", "rmd17", "lmnto", "ase", "embedded"]
     assert all(name == source.name for name, source in SOURCES.items())
     assert os.linesep not in "".join(source.description for source in SOURCES.values())
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    options = ConversionOptions(train=100, validation=100, test=100)
+    peaks = []
+    for copies in (1, 1, 8):  # the first conversion pays for imports
+        file = tmp_path / f"{len(peaks)}.h5"
+        with h5py.File(file, "w") as opened:
+            for copy in range(copies):
+                with h5py.File(write_ani1x(tmp_path / "one.h5", 500)) as one:
+                    one.copy("C2H6O1", opened, name=f"C2H6O1_{copy}")
+        tracemalloc.start()
+        info = convert("ani1x", [file], tmp_path / f"data{len(peaks)}", options)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert info.counts["kept"] == 500 * copies
+    # 3500 structures more, of 9 atoms with 9 numbers of 8 bytes each, would be 2.3 MB.
+    assert peaks[2] - peaks[1] < 0.3e6, peaks
