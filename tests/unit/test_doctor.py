@@ -63,7 +63,7 @@ def test_absent_things_do_not_fail_and_json_is_one_object(monkeypatch):
     assert result.exit_code == 0
     assert report["ok"] is True
     assert [check["status"] for check in report["checks"]] == ["absent", "ok"]
-    assert report["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(report["versions"]["torch"])
     assert {"torch_scatter", "torch_sparse"} <= set(report["packages"])
 
 
