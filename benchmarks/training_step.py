@@ -9,7 +9,7 @@ ratio to the first row of the model.
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import logging
 import shutil

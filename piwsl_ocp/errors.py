@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake in the input, told in one line: what was found, where, what was expected, what to do."""
+    """A mistake in the input, told in one line: what was found, where, what to do."""

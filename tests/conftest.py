@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import piwsl_ocp.compat  # noqa: F401  (before fairchem, which tests import too)
+
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-
-import piwsl_ocp.compat  # noqa: F401  (before fairchem, which tests import too)
 
 #: Tolerances for numbers of order 1 after a handful of operations: the one place for them.
 TOLERANCES: dict[torch.dtype, dict[str, float]] = {

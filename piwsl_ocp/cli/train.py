@@ -30,7 +30,7 @@ def train(
         typer.Option("--set", help="Override one value: --set optim.max_steps=500. Repeatable."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes.")] = 1,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU where there is a GPU.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU, GPU or not.")] = False,
     amp: Annotated[bool, typer.Option("--amp", help="Mixed precision on a GPU.")] = False,
     wandb: Annotated[
         str | None, typer.Option(help="Weights & Biases: offline, online or disabled.")
@@ -72,7 +72,7 @@ def resume(
     )
 
 
-def _run(folder: Path, training) -> None:  # noqa: ANN001
+def _run(folder: Path, training) -> None:
     from piwsl_ocp.ocp.interruption import TrainingInterrupted
 
     console.print(f"run folder: {folder}")
@@ -122,7 +122,7 @@ def predict(
 
 
 def fairchem(context: typer.Context) -> None:
-    """Run fairchem's own command line, --submit included, where its compiled packages are missing."""
+    """Run fairchem's own command line, --submit included, without its compiled packages."""
     from piwsl_ocp.ocp import fairchem_cli
 
     fairchem_cli.main(context.args)

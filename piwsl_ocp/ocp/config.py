@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat
 
 import difflib
 import inspect
@@ -118,7 +118,7 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
         text = " ".join(str(error).split())
         raise UserError(f"configuration '{path}' cannot be read: {text}") from error
     if conflicts:
-        raise UserError(f"'{path}' includes files that both set {', '.join(conflicts)}: set it once")
+        raise UserError(f"'{path}' includes files that both set {', '.join(conflicts)}")
     for key, value in (overrides or {}).items():
         set_value(config, key, value)
     return config

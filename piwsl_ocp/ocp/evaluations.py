@@ -88,7 +88,7 @@ class CopyEvaluator:
         return Evaluation(outputs, self._losses(self.objective, batch, predictions, displacements))
 
     def validation(self, forward: Forward, batch: Batch) -> Evaluation:
-        """Evaluate with displacements that depend on the record alone, and the consistency error."""
+        """Evaluate with displacements fixed by the record alone, and the consistency error."""
         structures, records = structures_of(batch), records_of(batch)
         displacements = self.validation_objective.fixed_displacements(structures, records)
         probe = displace(

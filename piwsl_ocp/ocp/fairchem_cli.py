@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 from collections.abc import Sequence
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class TrainingInterrupted(Exception):  # noqa: N818  (it is no error)
+class TrainingInterrupted(Exception):
     """Training stopped between two steps; its state is saved."""
 
 

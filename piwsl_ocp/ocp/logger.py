@@ -1,11 +1,10 @@
-"""One logger for a run: a JSON line a step, TensorBoard, and Weights & Biases (offline by default)."""
+"""One logger for a run: JSON lines, TensorBoard, Weights & Biases (offline by default)."""
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ METRICS_FILE = "metrics.jsonl"
 class RunLogger(Logger):
     """Write the values of each logged step to every place asked for.
 
-    `logger: {name: piwsl, wandb: offline|online|disabled, tensorboard: true|false}`; `online` is the
-    only setting that uses the network. Values of training are written every `print_every` steps.
+    `logger: {name: piwsl, wandb: offline|online|disabled, tensorboard: true|false}`; `online` is
+    the only setting that uses the network. Training values are written every `print_every` steps.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -105,7 +104,7 @@ def _number(value: Any) -> float | int:
 
 
 def _named_run(config: dict[str, Any]) -> dict[str, Any]:
-    """Give Weights & Biases a run id: the run folder's name where fairchem's time stamp is empty."""
+    """Give Weights & Biases a run id: the run folder's name where the time stamp is empty."""
     command = dict(config["cmd"])
     if not command["timestamp_id"]:
         command["timestamp_id"] = Path(command["checkpoint_dir"]).parent.name

@@ -1,4 +1,4 @@
-"""The options under `optim.piwsl` of a training configuration, checked before anything is trained."""
+"""The options under `optim.piwsl` of a configuration, checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PIWSLOptions(_Section):
     """What PIWSL adds to a fairchem training.
 
     Args:
-        terms: C of each weak loss by name, for squared residuals in (kcal/mol)^2; empty = supervised.
+        terms: C of each weak loss by name, for residuals in kcal/mol; empty = supervised.
         displacement: how the displaced copies are drawn.
         metric: turns a residual into a loss: `mse`, `mae`, `relu`, `relu_literal`.
         every_probability: share of the steps that carry the weak losses, drawn at random; the

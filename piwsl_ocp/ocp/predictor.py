@@ -1,8 +1,8 @@
-"""A trained checkpoint as a potential: predictions for a converted data set or for ASE structures."""
+"""A trained checkpoint as a potential: predictions for a data set or for ASE structures."""
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -76,7 +76,7 @@ class Predictor:
     normalizers: Mapping[str, torch.nn.Module]
     config: dict[str, Any]
     element_references: Mapping[str, torch.nn.Module] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def load(cls, checkpoint: Path | str, device: str = "cpu") -> Predictor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class StepProgress:
-    """A progress bar over training steps with rate and remaining time, on the first rank's terminal.
+    """A progress bar over training steps with rate and remaining time, on the first rank.
 
     Attributes:
         train_seconds: time spent in training steps, loading included, validation and saving not.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat
 
 import datetime
 import functools
@@ -32,7 +32,7 @@ def unique_identifier(suffix: str | None = None) -> str:
 
 @functools.cache
 def code_version() -> dict[str, str]:
-    """Return the versions of this package, its git commit if it is a checkout, and its libraries."""
+    """Return the versions of this package, its git commit, and its libraries."""
     return {
         "piwsl_ocp": piwsl_ocp.__version__,
         "commit": _commit(Path(piwsl_ocp.__file__).parent),

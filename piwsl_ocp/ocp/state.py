@@ -1,8 +1,8 @@
-"""What a training carries from step to step besides the weights: random state, ranks, checkpoints."""
+"""What a training carries from step to step besides weights: random state, checkpoints."""
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from piwsl_ocp.errors import UserError
 
 
-class LastStepDone(Exception):  # noqa: N818  (it is no error)
+class LastStepDone(Exception):
     """Training has reached `optim.max_steps`."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
-import piwsl_ocp.ocp.dataset  # noqa: F401  (registers the data set)
+import piwsl_ocp.ocp.dataset
 import piwsl_ocp.ocp.logger  # noqa: F401  (registers the logger)
 from piwsl_ocp.ocp import labels, progress, provenance, scoring, state
 from piwsl_ocp.ocp.copies import concatenate_copies
@@ -72,7 +73,7 @@ class PIWSLTrainer(OCPTrainer):
             self.model = self._unwrapped_model
 
     def load_datasets(self) -> None:
-        """Tell the data set which graph the model wants, and read the labels' unit and statistics."""
+        """Tell the data set which graph the model wants; read the labels' unit and moments."""
         model = self._unwrapped_model
         graph = {"cutoff_angstrom": model.cutoff, "max_neighbors": model.max_neighbors}
         self.config["dataset"].setdefault("format", "piwsl_ocp.ocp.dataset.GraphLmdbDataset")
@@ -105,11 +106,12 @@ class PIWSLTrainer(OCPTrainer):
         optim.setdefault("max_steps", optim.get("max_epochs", 0) * steps_per_epoch)
         optim["max_epochs"] = math.ceil(optim["max_steps"] / steps_per_epoch)
         self.progress.start(self.step, optim["max_steps"])
-        with self.progress, stop_on_signal() as self.stop_request:
-            try:
-                super().train(disable_eval_tqdm=True)
-            except state.LastStepDone:
-                pass
+        with (
+            self.progress,
+            stop_on_signal() as self.stop_request,
+            contextlib.suppress(state.LastStepDone),
+        ):
+            super().train(disable_eval_tqdm=True)
         self._finish()
 
     def _finish(self) -> None:
@@ -123,7 +125,7 @@ class PIWSLTrainer(OCPTrainer):
         self.save(checkpoint_file="last_ema.pt", training_state=False)
 
     def _between_steps(self) -> None:
-        """Before a training step: stop if it is time to, restore the random state after a resume."""
+        """Before a step: stop if it is time to, restore the random state after a resume."""
         if self.step > self.config["optim"]["max_steps"]:
             self.step -= 1
             raise state.LastStepDone
@@ -159,7 +161,7 @@ class PIWSLTrainer(OCPTrainer):
             loss = loss + weights[name] / scale * state.global_mean(values)
         return loss
 
-    def _compute_metrics(self, out, batch, evaluator, metrics=None):  # noqa: ANN001, ANN202
+    def _compute_metrics(self, out, batch, evaluator, metrics=None):
         """Count the weak losses and the consistency error among fairchem's metrics."""
         metrics = super()._compute_metrics(out, batch, evaluator, metrics)
         for name, values in self.evaluation.logged.items():

@@ -44,7 +44,8 @@ def test_a_configuration_is_valid_and_builds_its_model(path: str, tmp_path: Path
     check_config(present)
     assert parameters(json.dumps(config["model"], sort_keys=True)) > 1000
     assert config["trainer"] == "piwsl_ocp.ocp.trainer.PIWSLTrainer"
-    coefficients = {k: v["coefficient"] for loss in config["loss_functions"] for k, v in loss.items()}
+    losses = [item for loss in config["loss_functions"] for item in loss.items()]
+    coefficients = {target: options["coefficient"] for target, options in losses}
     assert coefficients == {"energy": 1, "forces": 100}
 
 
@@ -118,14 +119,14 @@ def test_a_wrong_configuration_is_told_in_one_line(
 
 
 def test_a_missing_configuration_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="nearest is 'configs/experiments/embedded_aspirin/painn_"):
+    with pytest.raises(UserError, match=r"nearest is 'configs/experiments/embedded_aspirin/painn_"):
         find_config("configs/experiments/embeded_aspirin/pain_piwsl.yml")
 
 
 def test_a_broken_yaml_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.yml"
     path.write_text("optim: {a: [}\n")
-    with pytest.raises(UserError, match="broken.yml' cannot be read"):
+    with pytest.raises(UserError, match=r"broken\.yml' cannot be read"):
         load_config(path)
 
 

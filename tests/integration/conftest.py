@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.training import small_config
 
 from piwsl_ocp.datasets import ConversionOptions, convert
 from piwsl_ocp.ocp import run
+from tests.integration.training import small_config
 
 
 def converted(name: str, folder: Path, **options: object) -> Path:

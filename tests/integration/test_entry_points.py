@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from piwsl_ocp.compat import stand_ins
+
 import os
 import pickle
 import subprocess
@@ -13,11 +15,10 @@ import pytest
 import torch
 import yaml
 from ase.io import read
-from tests.integration.training import small_config
 
 from piwsl_ocp.cli import main
-from piwsl_ocp.compat import stand_ins
 from piwsl_ocp.ocp.run import Runner
+from tests.integration.training import small_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

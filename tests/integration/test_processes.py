@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from fairchem.core.common.distutils import get_free_port
+
 from tests.integration.training import make_trainer
 
 OPTIONS = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.8}}

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.integration.training import small_config
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp import run
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
+from tests.integration.training import small_config
 
 OPTIONS = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.01}, "optim.max_steps": 20}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tests.integration.training import make_trainer, one_batch
 
 from piwsl_ocp.consistency.displacement import DisplacementOptions, displace, generators
 from piwsl_ocp.consistency.residuals import pitc
@@ -16,6 +15,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.labels import common_scale
 from piwsl_ocp.ocp.potential import FairchemPotential, records_of, structures_of
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
+from tests.integration.training import make_trainer, one_batch
 
 PIWSL = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.8}}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import piwsl_ocp.compat  # noqa: F401, I001  (before fairchem)
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,9 @@ def small_config(
 ) -> dict[str, Any]:
     """Return a configuration of the project, made small, for a converted data set."""
     settings = {
-        **{f"dataset.{split}.src": f"{data}/{split}/data.lmdb" for split in ("train", "val", "test")},
+        "dataset.train.src": f"{data}/train/data.lmdb",
+        "dataset.val.src": f"{data}/val/data.lmdb",
+        "dataset.test.src": f"{data}/test/data.lmdb",
         **SMALL[model],
         "optim.batch_size": 4,
         "optim.max_steps": 12,
