@@ -39,57 +39,64 @@ A conversion that is interrupted leaves nothing behind.
 """
 
 
+OVERWRITE_HELP = "Replace a data set that is there."
+UNIT_HELP = "Energy unit to store: kcal/mol, eV, kJ/mol, Hartree."
+
+TrainSize = Annotated[int | None, typer.Option(help="Training structures. Default: 100.")]
+ValidationSize = Annotated[
+    int | None,
+    typer.Option(help="Validation structures. Default: max(n_train, 100); rmd17: 9000."),
+]
+TestSize = Annotated[
+    int | None,
+    typer.Option(help="Test structures. Default: the paper's number; ase, embedded: the rest."),
+]
+SplitScheme = Annotated[
+    str | None,
+    typer.Option(help="random, published (default of rmd17), or paper: random, for rmd17 too."),
+]
+FileUnit = Annotated[
+    str | None,
+    typer.Option(help="Energy unit of the files. Default: the source's; ase: eV."),
+]
+References = Annotated[
+    str | None,
+    typer.Option(help="Energies taken off: atomic, least_squares (fitted on training), none."),
+]
+Property = Annotated[
+    str | None, typer.Option("--property", help="ANI-1x: which label. Default: wb97x_dz.")
+]
+LevelOfTheory = Annotated[
+    str | None, typer.Option(help="Method behind the labels, for the record.")
+]
+LargestForce = Annotated[
+    float | None,
+    typer.Option(help="Leave out structures with a force component above this, eV/Angstrom."),
+]
+Gradients = Annotated[
+    bool, typer.Option("--gradients", help="The files hold gradients under the name of forces.")
+]
+
+
 @app.command(help=EXAMPLES)
 def convert(
     source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
     files: Annotated[list[str], typer.Argument(help=FILES_HELP)],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
-    n_train: Annotated[int | None, typer.Option(help="Training structures. Default: 100.")] = None,
-    n_val: Annotated[
-        int | None,
-        typer.Option(help="Validation structures. Default: max(n_train, 100); rmd17: 9000."),
-    ] = None,
-    n_test: Annotated[
-        int | None,
-        typer.Option(help="Test structures. Default: the paper's number; ase, embedded: the rest."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="random, published (default of rmd17), or paper: random, for rmd17 too."),
-    ] = None,
+    n_train: TrainSize = None,
+    n_val: ValidationSize = None,
+    n_test: TestSize = None,
+    split: SplitScheme = None,
     split_seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
-    unit: Annotated[
-        str, typer.Option(help="Energy unit to store: kcal/mol, eV, kJ/mol, Hartree.")
-    ] = "kcal/mol",
-    energy_unit: Annotated[
-        str | None,
-        typer.Option(help="Energy unit of the files. Default: the source's; ase: eV."),
-    ] = None,
-    references: Annotated[
-        str | None,
-        typer.Option(
-            help="Reference energies taken off: atomic, least_squares (fitted on training) or none."
-        ),
-    ] = None,
-    property_: Annotated[
-        str | None,
-        typer.Option("--property", help="ANI-1x: which label. Default: wb97x_dz."),
-    ] = None,
+    unit: Annotated[str, typer.Option(help=UNIT_HELP)] = "kcal/mol",
+    energy_unit: FileUnit = None,
+    references: References = None,
+    property_: Property = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
-    level_of_theory: Annotated[
-        str | None, typer.Option(help="Method behind the labels, for the record.")
-    ] = None,
-    max_force: Annotated[
-        float | None,
-        typer.Option(help="Leave out structures with a force component above this, eV/Angstrom."),
-    ] = None,
-    gradients: Annotated[
-        bool,
-        typer.Option("--gradients", help="The files hold gradients under the name of forces."),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a data set that is there.")
-    ] = False,
+    level_of_theory: LevelOfTheory = None,
+    max_force: LargestForce = None,
+    gradients: Gradients = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Convert files to a data set."""
     from piwsl_ocp.datasets import ConversionOptions, ReadOptions

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 
 from piwsl_ocp.datasets.checksums import file_facts
-from piwsl_ocp.datasets.info import INDICES_FILE, INFO_FILE, DatasetInfo
+from piwsl_ocp.datasets.info import INDICES_FILE, INFO_FILE, DatasetInfo, SplitInfo
 from piwsl_ocp.datasets.progress import track
 from piwsl_ocp.datasets.references import FITTED, REFERENCES, ReferenceQuestion
 from piwsl_ocp.datasets.sources import SOURCES, ReadOptions, Source
@@ -105,46 +104,26 @@ def convert(
         report(f"'{out}' holds this conversion already: nothing to do")
         return existing
 
-    acceptance = Acceptance(source.skips_missing, options.max_force_ev_per_angstrom)
     total = source.count(paths) if source.count else None
     found = survey(
         track(source.read(paths, options.read), "reading", total, progress),
-        acceptance,
+        Acceptance(source.skips_missing, options.max_force_ev_per_angstrom),
         keep_energies=options.references == FITTED,
     )
-    for reason, number in found.dropped.items():
-        report(f"{number} of {found.read} structures left out: {reason}")
     split = choose(found.candidates, request)
-    for message in split.messages:
+    recipe = Recipe(
+        options.unit,
+        _references(source, options, found, split),
+        options.forces_are_gradients,
+    )
+    for message in _messages(found, split, recipe, options):
         report(message)
-    recipe = Recipe(options.unit, _references(source, options, found, split),
-                    options.forces_are_gradients)  # fmt: skip
-
-    def structures() -> Iterator[Atoms]:
-        again = source.read(paths, options.read)
-        return track(again, "writing", found.read, progress)
-
     with staged_folder(out, ENTRIES if options.overwrite else ()) as stage:
-        summaries = write_splits(stage, structures(), split, found.read, recipe)
-        info = DatasetInfo(
-            **facts,
-            level_of_theory=str(options.level_of_theory),
-            unit=options.unit,
-            reference_kind=str(options.references),
-            references=recipe.references,
-            counts={
-                "read": found.read,
-                "kept": len(found.candidates.records),
-                "dropped": found.dropped,
-            },
-            elements=tuple(int(z) for z in found.elements),
-            periodic=found.periodic,
-            split=_split_facts(request),
-            splits=summaries,
-        )
+        again = track(source.read(paths, options.read), "writing", found.read, progress)
+        summaries = write_splits(stage, again, split, found.read, recipe)
+        info = _info(facts, options, found, recipe, request, summaries)
         info.write(stage)
         np.savez(stage / INDICES_FILE, **{name: split.records(name) for name in SPLITS})
-    _report_elements(found, recipe, options, report)
     return info
 
 
@@ -261,14 +240,42 @@ def _references(
     return REFERENCES[str(options.references)](question)
 
 
-def _report_elements(
-    found: Survey, recipe: Recipe, options: ConversionOptions, report: Callable[[str], None]
-) -> None:
-    if options.references != FITTED:
-        return
+def _info(
+    facts: dict[str, Any],
+    options: ConversionOptions,
+    found: Survey,
+    recipe: Recipe,
+    request: SplitRequest,
+    summaries: dict[str, SplitInfo],
+) -> DatasetInfo:
+    return DatasetInfo(
+        **facts,
+        level_of_theory=str(options.level_of_theory),
+        unit=options.unit,
+        reference_kind=str(options.references),
+        references=dict(recipe.references),
+        counts={
+            "read": found.read,
+            "kept": len(found.candidates.records),
+            "dropped": found.dropped,
+        },
+        elements=tuple(int(z) for z in found.elements),
+        periodic=found.periodic,
+        split=_split_facts(request),
+        splits=summaries,
+    )
+
+
+def _messages(
+    found: Survey, split: Split, recipe: Recipe, options: ConversionOptions
+) -> Iterator[str]:
+    """Yield what the user should know before the records are written."""
+    for reason, number in found.dropped.items():
+        yield f"{number} of {found.read} structures left out: {reason}"
+    yield from split.messages
     unseen = [chemical_symbols[z] for z in found.elements if int(z) not in recipe.references]
-    if unseen:
-        report(
+    if unseen and options.references == FITTED:
+        yield (
             f"{', '.join(unseen)} do not occur in training: no reference energy could be fitted; "
             "choose a larger --n-train or another --split-seed"
         )

@@ -143,3 +143,9 @@ def test_types_are_those_a_model_reads():
     edge_index, offsets = edges(random_structure(3, 4), TRICLINIC, np.ones(3, dtype=bool), 4.0)
     assert edge_index.dtype == np.int64
     assert offsets.dtype == np.float32
+
+
+def test_atoms_on_one_point_are_no_edge():
+    positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.001], [0.0, 0.0, 1.0]])
+    edge_index, _ = edges(positions, MOLECULE_CELL, MOLECULE_PBC, 2.0)
+    assert sorted(map(tuple, edge_index.T.tolist())) == [(0, 2), (1, 2), (2, 0), (2, 1)]
