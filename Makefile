@@ -55,7 +55,9 @@ coverage: $(STAMP)  ## run all tests, write line coverage to htmlcov/
 	@$(RUN_TESTS) --cov-report=html
 
 bench: $(STAMP)  ## measure training steps and conversion against stock fairchem
-	@$(BIN)/piwsl bench
+	@$(BIN)/piwsl data convert embedded aspirin --n-train 100 --out data/embedded_aspirin/n100
+	@$(BIN)/python benchmarks/training_step.py --data data/embedded_aspirin/n100
+	@$(BIN)/python benchmarks/conversion.py
 
 constraints: $(STAMP)  ## renew the pins of both environments
 	@bash scripts/renew_constraints.sh $(BIN)/uv

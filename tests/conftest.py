@@ -5,7 +5,7 @@ from __future__ import annotations
 import piwsl_ocp.compat  # noqa: F401  (before fairchem, which tests import too)
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +23,14 @@ hypothesis.settings.register_profile(
     "piwsl", deadline=None, derandomize=True, max_examples=30, print_blob=True
 )
 hypothesis.settings.load_profile("piwsl")
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Let no test inherit flushed denormal numbers, which a trainer sets for its process."""
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
