@@ -23,13 +23,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from fairchem.core.common.utils import setup_imports
 from fairchem.core.trainers import OCPTrainer
 from rich.console import Console
 from rich.table import Table
 
 from piwsl_ocp.ocp.config import load_config
-from piwsl_ocp.ocp.trainer import PIWSLTrainer
+from piwsl_ocp.ocp.trainer import PIWSLTrainer, build_trainer
 
 WEAK = {"pitc": 1.2, "pisc": 0.8}
 
@@ -54,21 +53,7 @@ def build(config: dict[str, Any], name: str) -> OCPTrainer:
         for split in ("train", "val"):
             config["dataset"][split]["src"] = copied(config["dataset"][split]["src"])
         config["optim"]["max_epochs"] = 1
-    return kind(
-        task=config["task"],
-        model=config["model"],
-        outputs=config["outputs"],
-        dataset=config["dataset"],
-        optimizer=config["optim"],
-        loss_functions=config["loss_functions"],
-        evaluation_metrics=config["evaluation_metrics"],
-        logger=config["logger"],
-        identifier="benchmark",
-        local_rank=0,
-        seed=0,
-        is_debug=True,
-        cpu=not torch.cuda.is_available(),
-    )
+    return build_trainer(config, kind)
 
 
 def copied(source: str) -> str:
@@ -127,7 +112,6 @@ def main(
 ) -> None:
     """Print seconds per training step and ratios for stock fairchem and this package."""
     logging.disable(logging.WARNING)
-    setup_imports({"skip_experimental_imports": True})
     sources = {f"dataset.{split}.src": f"{data}/{split}/data.lmdb" for split in ("train", "val")}
     for model in models.split(","):
         config = load_config(configuration.format(model=model), sources)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from rich.progress import track
 
+from piwsl_ocp.atomic_file import complete_or_absent
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.predictor import Predictor
 from piwsl_ocp.units import energy_factor
@@ -94,9 +94,8 @@ def predict_file(
         except UserError as error:
             raise UserError(f"structure {number} of '{structures}': {error}") from error
         atoms.calc = SinglePointCalculator(atoms, **calculator.results)
-    partial = Path(out).with_name(Path(out).name + ".partial")
-    write(partial, images, format="extxyz")
-    os.replace(partial, out)
+    with complete_or_absent(Path(out)) as partial:
+        write(partial, images, format="extxyz")
     return len(images)
 
 

@@ -27,7 +27,7 @@ def compare(
 
     A run that was not evaluated on the split yet is evaluated first.
     """
-    from piwsl_ocp.evaluation.atomic_file import write_atomically
+    from piwsl_ocp.atomic_file import write_atomically
     from piwsl_ocp.experiments import tables
     from piwsl_ocp.experiments.aspirin import bond_figure
     from piwsl_ocp.experiments.compare import compare_evaluated

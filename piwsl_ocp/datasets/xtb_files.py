@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.collections import g2
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from piwsl_ocp.atomic_file import complete_or_absent, write_atomically
 from piwsl_ocp.datasets.xtb_layouts import write_ani1x_hdf5, write_rmd17_npz, write_xsf_archive
 from piwsl_ocp.datasets.xtb_sampling import (
     LABEL_ACCURACY,
@@ -36,7 +37,6 @@ from piwsl_ocp.datasets.xtb_starts import (
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.units import energy_factor
 
-EMBEDDED = Path(__file__).parent / "embedded"
 PROVENANCE = "provenance.json"
 STRAIN_MAX = 0.03
 QUARTZ_CELLS = 30
@@ -126,10 +126,6 @@ RECIPES = {
 }  # fmt: skip
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def changed_bonds(start: Atoms, walk: Walk) -> int:
     """Return how many frames have other bonds than the start geometry."""
     expected = bonds(start)
@@ -184,19 +180,21 @@ def provenance_entry(
     }
 
 
+def add_provenance(path: Path, entry: dict) -> dict:
+    """Add what is known of a file to provenance.json beside it; return it with its checksum."""
+    content = path.read_bytes()
+    entry = {**entry, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    summary = path.parent / PROVENANCE
+    known = json.loads(summary.read_text()) if summary.exists() else {}
+    known[path.name] = entry
+    text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
+    write_atomically(summary, lambda file: file.write(text.encode()))
+    return entry
+
+
 def walker_seed(recipe: Recipe, seed: int, index: int) -> list[int]:
     """Return the seed of one walker: the user's seed, the recipe's name, the walker's number."""
     return [seed, *recipe.name.encode(), index]
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write through a temporary name in the same folder, so that `path` is whole or absent."""
-    temporary = path.with_name(f".part.{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def make_file(recipe: Recipe, directory: Path, seed: int, on_steps=lambda steps: None) -> dict:
@@ -219,14 +217,10 @@ def make_file(recipe: Recipe, directory: Path, seed: int, on_steps=lambda steps:
     ]
     path = directory / recipe.file_name
     order = np.random.default_rng([seed, *recipe.name.encode()])
-    _replace(path, lambda target: recipe.write(target, walks, recipe.energy_unit, order))
+    with complete_or_absent(path) as target:
+        recipe.write(target, walks, recipe.energy_unit, order)
     entry = provenance_entry(recipe, seed, starts, walks)
-    entry |= {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    summary = directory / PROVENANCE
-    known = json.loads(summary.read_text()) if summary.exists() else {}
-    known[recipe.file_name] = entry
-    text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
-    _replace(summary, lambda target: target.write_text(text))
+    entry = add_provenance(path, entry)
     shutil.rmtree(partial, ignore_errors=True)
     return entry
 

@@ -14,6 +14,7 @@ from ase.calculators.calculator import CalculationFailed
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS
 
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 
 #: tblite's accuracy factor of the labels: 100 times tighter than its default of 1.
@@ -219,9 +220,5 @@ def checkpointed_walker(
             on_steps(dynamics.steps)
             return Walk(**{**content, "temperature": float(content["temperature"])})
     walk = run_walker(start, dynamics, seed, on_steps)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as stream:
-        np.savez(stream, fingerprint=digest, **vars(walk))
-    temporary.replace(path)
+    write_atomically(path, lambda file: np.savez(file, fingerprint=digest, **vars(walk)))
     return walk

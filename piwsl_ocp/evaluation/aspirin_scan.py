@@ -14,9 +14,9 @@ import numpy as np
 import pandas
 from ase import Atoms
 
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.datasets.sources.embedded import FOLDER
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.evaluation.atomic_file import write_atomically
 from piwsl_ocp.evaluation.bond_scan import DISTANCES_ANGSTROM, BondProfile, find_bond, stretched
 from piwsl_ocp.units import energy_factor
 
@@ -93,6 +93,7 @@ def make_scan(path: Path = SCAN_FILE) -> Path:
     Raises:
         UserError: if tblite is not installed.
     """
+    from piwsl_ocp.datasets.xtb_files import add_provenance
     from piwsl_ocp.datasets.xtb_sampling import LABEL_ACCURACY, xtb_calculator
 
     atoms, calculator = aspirin(), xtb_calculator(METHOD, LABEL_ACCURACY)
@@ -102,6 +103,7 @@ def make_scan(path: Path = SCAN_FILE) -> Path:
         frame.calc = calculator
         energies.append(frame.get_potential_energy())
     facts = {
+        "layout": "CSV: distance of the bond in Angstrom, total energy in eV",
         "method": METHOD,
         "program": {name: version(name) for name in ("tblite", "ase", "numpy")},
         "label_accuracy": LABEL_ACCURACY,
@@ -116,6 +118,7 @@ def make_scan(path: Path = SCAN_FILE) -> Path:
     lines += [f"{d:.2f},{e:.8f}" for d, e in zip(DISTANCES_ANGSTROM, energies, strict=True)]
     text = "\n".join(lines) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+    add_provenance(path, facts)
     return path
 
 

@@ -17,9 +17,9 @@ from ase import Atoms
 from rich.progress import track
 from rich.table import Table
 
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.datasets import DatasetInfo
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.evaluation.atomic_file import write_atomically
 from piwsl_ocp.evaluation.consistency_error import (
     EPSILON_ANGSTROM,
     ConsistencyError,

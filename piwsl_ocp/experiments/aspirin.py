@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.aspirin_scan import METHOD, read_scan
-from piwsl_ocp.evaluation.atomic_file import write_atomically
 from piwsl_ocp.evaluation.bond_scan import BondProfile, bonds
 from piwsl_ocp.experiments.compare import Comparison
 from piwsl_ocp.experiments.plots import BondFigure

@@ -20,10 +20,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.datasets import ConversionOptions, convert
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.aspirin_scan import aspirin
-from piwsl_ocp.evaluation.atomic_file import write_atomically
 from piwsl_ocp.experiments.aspirin import bond_figure
 from piwsl_ocp.experiments.compare import Comparison, compare
 from piwsl_ocp.experiments.processes import available_cores, run_jobs

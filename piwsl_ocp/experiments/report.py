@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from piwsl_ocp.evaluation.atomic_file import write_atomically
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.experiments.compare import QUANTITIES, Comparison, Row, Run
 from piwsl_ocp.experiments.plots import COLOURS, BondFigure, bond_profiles, learning_curves
 from piwsl_ocp.experiments.tables import FOOTNOTE, cell, format_change, title_of, unit_of

@@ -16,6 +16,7 @@ from fairchem.core.common.registry import registry
 from fairchem.core.datasets.lmdb_dataset import LmdbDataset
 from torch_geometric.data import Data
 
+from piwsl_ocp.datasets.lmdb import LmdbReader
 from piwsl_ocp.datasets.neighbours import edges
 from piwsl_ocp.errors import UserError
 
@@ -49,16 +50,16 @@ class GraphLmdbDataset(LmdbDataset):
         self._cached_atoms = 0
 
     def connect_db(self, lmdb_path: Path | None = None) -> lmdb.Environment:
-        """Open a file once in a process: LMDB refuses to open it again while it is open."""
+        """Open a file once in a process: LMDB refuses to open it again while it is open.
+
+        Raises:
+            UserError: if it is no LMDB or is cut short, which would end the process later.
+        """
         key = (os.getpid(), str(Path(lmdb_path).resolve()))
         environment = _OPEN.get(key)
         if environment is None:
-            try:
-                environment = super().connect_db(lmdb_path)
-            except lmdb.Error as error:
-                raise UserError(
-                    f"'{lmdb_path}' is no readable LMDB ({error}): convert the data again"
-                ) from error
+            LmdbReader(Path(lmdb_path)).close()
+            environment = super().connect_db(lmdb_path)
             _OPEN[key] = environment
         return environment
 

@@ -6,9 +6,8 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from fairchem.core._cli import Runner as FairchemRunner
 from fairchem.core.common import distutils
 
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.config import check_config, fairchem_config
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
@@ -88,7 +88,9 @@ def train(
         _write_status(folder, status, "interrupted")
         raise
     except BaseException as error:
-        _write_status(folder, status, "failed", error=f"{type(error).__name__}: {error}"[:500])
+        with suppress(UserError):
+            reason = f"{type(error).__name__}: {error}"[:500]
+            _write_status(folder, status, "failed", error=reason)
         raise
     _write_status(folder, status, "finished")
     return folder
@@ -162,9 +164,8 @@ def _write_status(folder: Path, status: dict[str, Any], word: str, **more: Any) 
     before = json.loads(path.read_text()) if path.is_file() else {}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     content = {**status, "started": before.get("started", now), "changed": now, "status": word}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({**content, **more}, indent=2) + "\n")
-    os.replace(partial, path)
+    text = json.dumps({**content, **more}, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,16 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= set(checkpoint):
         raise UserError(f"'{path}' is no fairchem checkpoint: it lacks 'state_dict' or 'config'")
     return checkpoint
+
+
+def cannot_save(path: Path, error: Exception) -> UserError:
+    """Return the error of a checkpoint that could not be written; torch tells no file error."""
+    reason = str(error).splitlines()[0][-120:]
+    free = shutil.disk_usage(path.parent).free / 2**20
+    return UserError(
+        f"cannot write the checkpoint '{path}' ({reason}; {free:.1f} MiB are free there): free "
+        "space and go on with `piwsl resume`; the checkpoint before is untouched"
+    )
 
 
 def check_same_model(checkpoint: dict[str, Any], model: nn.Module, path: str | Path) -> None:

@@ -6,24 +6,54 @@ import piwsl_ocp.compat
 
 import contextlib
 import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import setup_imports
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
 import piwsl_ocp.ocp.dataset
 import piwsl_ocp.ocp.logger  # noqa: F401  (registers the logger)
+from piwsl_ocp.atomic_file import complete_or_absent
 from piwsl_ocp.ocp import labels, progress, provenance, scoring, state
 from piwsl_ocp.ocp.copies import concatenate_copies
 from piwsl_ocp.ocp.evaluations import CopyEvaluator, Evaluation
 from piwsl_ocp.ocp.interruption import StopRequest, TrainingInterrupted, stop_on_signal
 from piwsl_ocp.ocp.options import PIWSLOptions
+
+
+def build_trainer(
+    config: Mapping[str, Any], kind: type[OCPTrainer] | None = None, seed: int = 0
+) -> OCPTrainer:
+    """Return a trainer in this process that keeps no files: for measurements and tests.
+
+    Args:
+        config: a resolved configuration, see `piwsl_ocp.ocp.config.load_config`.
+        kind: class of the trainer; None: `PIWSLTrainer`.
+        seed: of the displacements; weights come from torch's generator as it is.
+    """
+    setup_imports({"skip_experimental_imports": True})
+    return (kind or PIWSLTrainer)(
+        task=config["task"],
+        model=config["model"],
+        outputs=config["outputs"],
+        dataset=config["dataset"],
+        optimizer=config["optim"],
+        loss_functions=config["loss_functions"],
+        evaluation_metrics=config["evaluation_metrics"],
+        logger=config["logger"],
+        identifier="unsaved",
+        local_rank=0,
+        seed=seed,
+        is_debug=True,
+        cpu=config.get("cpu", False) or not torch.cuda.is_available(),
+    )
 
 
 @registry.register_trainer("piwsl")
@@ -204,17 +234,25 @@ class PIWSLTrainer(OCPTrainer):
         checkpoint_file: str = "checkpoint.pt",
         training_state: bool = True,
     ) -> str | None:
-        """Save atomically, with the provenance and, for a resume, the random state."""
+        """Save atomically, with the provenance and, for a resume, the random state.
+
+        Raises:
+            UserError: if the disk is full or cannot be written; the checkpoint before stays.
+        """
+        if self.is_debug or not distutils.is_master():
+            return None
+        path = Path(self.config["cmd"]["checkpoint_dir"]) / checkpoint_file
         self.config["piwsl"] = provenance.of_run(self)
         if training_state:
             self.config["piwsl"]["random_state"] = state.random_state()
-        partial = super().save(metrics, f"{checkpoint_file}.partial", training_state)
-        del self.config["piwsl"]
-        if partial is None:
-            return None
-        final = Path(partial).with_name(checkpoint_file)
-        os.replace(partial, final)
-        return str(final)
+        try:
+            with complete_or_absent(path) as partial:
+                super().save(metrics, partial.name, training_state)
+        except RuntimeError as error:
+            raise state.cannot_save(path, error) from error
+        finally:
+            del self.config["piwsl"]
+        return str(path)
 
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False

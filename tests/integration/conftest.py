@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +56,23 @@ def trained() -> Callable[..., Path]:
         return run.train(small_config(data, overrides, model), folder, **keywords)
 
     return train
+
+
+@pytest.fixture
+def mounted_disk(tmp_path: Path) -> Callable[[str], AbstractContextManager[Path]]:
+    """Return a function that mounts a disk with given options for the time of a block."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting needs root")
+
+    @contextmanager
+    def mounted(options: str) -> Iterator[Path]:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "piwsl", str(disk)]).returncode:
+            pytest.skip("mounting a small disk is not permitted here")
+        try:
+            yield disk
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    return mounted

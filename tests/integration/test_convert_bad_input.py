@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,33 +207,17 @@ def test_file_size_limit_while_writing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
-def test_disk_full_while_writing(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "piwsl", str(disk)])
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    try:
+def test_disk_full_while_writing(mounted_disk):
+    with mounted_disk("size=600k") as disk:
         result = convert_in_a_process(disk / "data")
         left = list(disk.iterdir())
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     assert_one_line(result, " 0.0 MiB are free there")
     assert left == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
-def test_read_only_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "piwsl", str(disk)])
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    try:
+def test_read_only_disk(mounted_disk):
+    with mounted_disk("ro") as disk:
         result = convert_in_a_process(disk / "data")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     assert_one_line(result, "Read-only file system")
 
 

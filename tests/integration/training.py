@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairchem.core.common.utils import setup_imports
 from torch_geometric.data import Batch
 
 from piwsl_ocp.ocp.config import load_config
-from piwsl_ocp.ocp.trainer import PIWSLTrainer
+from piwsl_ocp.ocp.trainer import PIWSLTrainer, build_trainer
 
 SMALL = {
     "painn": {"model.hidden_channels": 16, "model.num_layers": 2, "model.num_rbf": 16},
@@ -56,23 +55,7 @@ def make_trainer(
     seed: int = 0,
 ) -> PIWSLTrainer:
     """Return a trainer in this process, without a run folder."""
-    setup_imports({"skip_experimental_imports": True})
-    config = small_config(data, overrides, model)
-    return PIWSLTrainer(
-        task=config["task"],
-        model=config["model"],
-        outputs=config["outputs"],
-        dataset=config["dataset"],
-        optimizer=config["optim"],
-        loss_functions=config["loss_functions"],
-        evaluation_metrics=config["evaluation_metrics"],
-        logger=config["logger"],
-        identifier="test",
-        local_rank=0,
-        seed=seed,
-        is_debug=True,
-        cpu=True,
-    )
+    return build_trainer(small_config(data, overrides, model), seed=seed)
 
 
 def one_batch(trainer: PIWSLTrainer) -> Batch:

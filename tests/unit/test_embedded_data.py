@@ -14,7 +14,8 @@ import pytest
 from ase import Atoms, units
 from ase.neighborlist import natural_cutoffs
 
-from piwsl_ocp.datasets.xtb_files import EMBEDDED, PROVENANCE
+from piwsl_ocp.datasets.sources.embedded import FOLDER
+from piwsl_ocp.datasets.xtb_files import PROVENANCE
 from piwsl_ocp.datasets.xtb_sampling import label
 from piwsl_ocp.datasets.xtb_starts import (
     BOND_TOLERANCE,
@@ -39,7 +40,7 @@ class Labelled:
 
 
 def read_npz(name: str) -> Labelled:
-    with np.load(EMBEDDED / name) as content:
+    with np.load(FOLDER / name) as content:
         atoms = [Atoms(content["nuclear_charges"], frame) for frame in content["coords"]]
         forces = content["forces"].astype(np.float64) * KCAL_PER_MOL
         return Labelled(atoms, content["energies"] * KCAL_PER_MOL, list(forces))
@@ -47,7 +48,7 @@ def read_npz(name: str) -> Labelled:
 
 def read_molecules(name: str) -> Labelled:
     atoms, energies, forces = [], [], []
-    with h5py.File(EMBEDDED / name) as file:
+    with h5py.File(FOLDER / name) as file:
         for group in file.values():
             atoms += [Atoms(group["atomic_numbers"][:], frame) for frame in group["coordinates"][:]]
             energies += list(group["gfn2_xtb.energy"][:] * units.Hartree)
@@ -57,7 +58,7 @@ def read_molecules(name: str) -> Labelled:
 
 def read_oxide(name: str) -> Labelled:
     atoms, energies, forces = [], [], []
-    with tarfile.open(EMBEDDED / name) as archive:
+    with tarfile.open(FOLDER / name) as archive:
         for member in archive:
             lines = archive.extractfile(member).read().decode().splitlines()
             assert lines[2:4] == ["CRYSTAL", "PRIMVEC"]
@@ -85,7 +86,7 @@ MOLECULES = {"aspirin.npz": ("C9H8O4", aspirin), "ethanol.npz": ("C2H6O", ethano
 
 @pytest.fixture(scope="module")
 def provenance() -> dict[str, dict]:
-    return json.loads((EMBEDDED / PROVENANCE).read_text())
+    return json.loads((FOLDER / PROVENANCE).read_text())
 
 
 @pytest.fixture(scope="module", params=READERS)
@@ -93,15 +94,21 @@ def shipped(request: pytest.FixtureRequest) -> tuple[str, Labelled]:
     return request.param, READERS[request.param](request.param)
 
 
+def test_files_are_those_their_provenance_describes(provenance: dict[str, dict]) -> None:
+    shipped = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    for name in (PROVENANCE, "README.md"):
+        del shipped[name]
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in shipped.items()}
+    assert checksums == {name: entry["sha256"] for name, entry in provenance.items()}
+
+
 @pytest.mark.parametrize("name", READERS)
-def test_file_is_the_one_its_provenance_describes(name: str, provenance: dict[str, dict]) -> None:
-    entry = provenance[name]
-    assert hashlib.sha256((EMBEDDED / name).read_bytes()).hexdigest() == entry["sha256"]
-    assert entry["structures"] == COUNTS[name]
+def test_structures_are_as_many_as_provenance_says(name: str, provenance: dict[str, dict]) -> None:
+    assert provenance[name]["structures"] == COUNTS[name]
 
 
 def test_all_files_together_are_small() -> None:
-    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) < 3_000_000
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3_000_000
 
 
 def test_structures_are_counted_finite_and_distinct(shipped: tuple[str, Labelled]) -> None:
@@ -183,7 +190,7 @@ def test_aspirin_is_an_acetoxybenzoic_acid() -> None:
 
 
 def test_molecules_are_grouped_by_formula_in_the_release_layout() -> None:
-    with h5py.File(EMBEDDED / "molecules.h5") as file:
+    with h5py.File(FOLDER / "molecules.h5") as file:
         for formula, group in file.items():
             structures, atoms, _ = group["coordinates"].shape
             numbers = group["atomic_numbers"][:]

@@ -1,0 +1,49 @@
+"""A file that appears only when it is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from piwsl_ocp.errors import UserError
+
+
+@contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it when the block ends well.
+
+    Args:
+        path: the file; its folder is made, an existing file is replaced.
+
+    Raises:
+        UserError: if the file cannot be written: full disk, read-only folder, missing permission.
+    """
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write '{path}' ({error.strerror or error}): free space there, or choose a "
+            "place that can be written"
+        ) from error
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a temporary name beside its own, then rename it.
+
+    Args:
+        path: the file; its folder is made, an existing file is replaced.
+        write: is given the open file.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with complete_or_absent(path) as partial, partial.open("wb") as file:
+        write(file)
