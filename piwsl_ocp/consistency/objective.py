@@ -34,8 +34,10 @@ class ObjectiveOptions:
             weight 0 is left out altogether.
         displacement: how displaced copies are drawn.
         metric: a key of `METRICS`, for all terms.
-        every_probability: probability of applying the terms in a step, in (0, 1]; the weights
-            are divided by it, which keeps the mean of the gradient.
+        every_probability: probability of using displaced copies in a step, in (0, 1]; the
+            weights are divided by it, which keeps the mean of the gradient.
+        noisy_nodes: weight of the supervised loss at S_d against the labels of S (B.2; Godwin
+            et al. 2022), relative to that at S; the trainer adds it, 0 leaves it out.
 
     Raises:
         UserError: if a name is unknown, or a value has another type or is out of its range.
@@ -45,6 +47,7 @@ class ObjectiveOptions:
     displacement: DisplacementOptions = field(default_factory=DisplacementOptions)
     metric: str = "mse"
     every_probability: float = 1.0
+    noisy_nodes: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.terms, Mapping):
@@ -62,6 +65,8 @@ class ObjectiveOptions:
                 "{name: uniform, epsilon_max_angstrom: 0.01}"
             )
         expect_choice("metric", self.metric, METRICS)
+        if expect_number("noisy_nodes", self.noisy_nodes) < 0:
+            raise UserError(f"noisy_nodes is {self.noisy_nodes}: expected a weight of at least 0")
         if not 0 < expect_number("every_probability", self.every_probability) <= 1:
             raise UserError(
                 f"every_probability is {self.every_probability}: "
@@ -110,9 +115,15 @@ class Objective:
         }
 
     @property
+    def noisy_nodes_weight(self) -> float:
+        """Factor of the supervised loss at S_d in a step that applies it."""
+        return self.options.noisy_nodes / self.options.every_probability
+
+    @property
     def number_of_copies(self) -> int:
-        """Displaced copies of each structure that the terms need: 0, 1 or 2."""
-        return max((term.copies for term in self.terms), default=0)
+        """Displaced copies of each structure that the method needs: 0, 1 or 2."""
+        needed = [term.copies for term in self.terms]
+        return max([*needed, int(self.options.noisy_nodes > 0)])
 
     @property
     def needs_labels(self) -> bool:
@@ -125,12 +136,12 @@ class Objective:
         return any(term.needs_label_forces for term in self.terms)
 
     def applies(self, step: int) -> bool:
-        """Return whether the terms are applied in this step, from (seed, step) alone.
+        """Return whether displaced copies are used in this step, from (seed, step) alone.
 
         Args:
             step: optimiser step, the same on all ranks.
         """
-        if not self.terms:
+        if self.number_of_copies == 0:
             return False
         draw = torch.rand((), dtype=torch.float64, generator=step_generator(self.seed, step))
         return bool(draw < self.options.every_probability)

@@ -6,9 +6,11 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Batch
+
+from piwsl_ocp.models.noise import KEY_ATTRIBUTE
 
 #: Attributes whose values number something that is counted through the whole batch.
 _ATOM_NUMBERED = ("edge_index",)
@@ -39,6 +41,13 @@ def concatenate_copies(batch: Batch, displacements: Sequence[Float[Tensor, "atom
     moved = [positions + displacement.to(positions) for displacement in displacements]
     fields["pos"] = torch.cat([positions, *moved])
     return Batch(**fields)
+
+
+def with_noise_keys(batch: Batch, keys: Int[Tensor, " structures"]) -> Batch:
+    """Return the same batch with the keys of its models' random draws; see `models.noise`."""
+    keyed = copy.copy(batch)
+    keyed[KEY_ATTRIBUTE] = keys
+    return keyed
 
 
 def with_positions(batch: Batch, positions: Float[Tensor, "atoms 3"]) -> Batch:

@@ -14,7 +14,8 @@ from piwsl_ocp.consistency.finite import check_finite
 from piwsl_ocp.consistency.objective import Objective, ObjectiveOptions
 from piwsl_ocp.consistency.potential import Prediction
 from piwsl_ocp.consistency.residuals import consistency_residual
-from piwsl_ocp.ocp.copies import concatenate_copies
+from piwsl_ocp.models.noise import combine
+from piwsl_ocp.ocp.copies import concatenate_copies, with_noise_keys
 from piwsl_ocp.ocp.labels import reference_labels
 from piwsl_ocp.ocp.potential import (
     physical_prediction,
@@ -37,6 +38,8 @@ class Evaluation:
 
     Args:
         outputs: the model's outputs for the clean structures, as fairchem expects them.
+        displaced_outputs: the same for the first displaced copy, or None.
+        noisy_nodes: the supervised loss of the first displaced copy, (1,), or None.
         losses: the weak losses by term, (B,), in (kcal/mol)^2 for squared residuals.
         consistency: squared consistency residual per structure, (B,), or None.
     """
@@ -44,6 +47,8 @@ class Evaluation:
     outputs: dict[str, Tensor]
     losses: dict[str, Tensor] = field(default_factory=dict)
     consistency: Tensor | None = None
+    displaced_outputs: dict[str, Tensor] | None = None
+    noisy_nodes: Tensor | None = None
 
     @property
     def logged(self) -> dict[str, Tensor]:
@@ -51,6 +56,8 @@ class Evaluation:
         values = {name: loss.detach() for name, loss in self.losses.items()}
         if self.consistency is not None:
             values["consistency_mse"] = self.consistency.detach()
+        if self.noisy_nodes is not None:
+            values["noisy_nodes"] = self.noisy_nodes
         return values
 
 
@@ -82,10 +89,19 @@ class CopyEvaluator:
         self.separate = separate
 
     def training(self, forward: Forward, batch: Batch, step: int) -> Evaluation:
-        """Evaluate the clean structures and the displaced copies of one training step."""
-        displacements = self.objective.displacements(structures_of(batch), records_of(batch), step)
-        outputs, predictions = self._predict(forward, batch, displacements)
-        return Evaluation(outputs, self._losses(self.objective, batch, predictions, displacements))
+        """Evaluate the clean structures and the displaced copies of one training step.
+
+        All copies of a structure meet the same draws of a model with dropout or random frames.
+        """
+        records = records_of(batch)
+        displacements = self.objective.displacements(structures_of(batch), records, step)
+        keyed = with_noise_keys(batch, combine(torch.tensor(records), step, self.objective.seed))
+        outputs, predictions = self._predict(forward, keyed, displacements)
+        return Evaluation(
+            outputs[0],
+            self._losses(self.objective, batch, predictions, displacements),
+            displaced_outputs=outputs[1] if displacements else None,
+        )
 
     def validation(self, forward: Forward, batch: Batch) -> Evaluation:
         """Evaluate with displacements fixed by the record alone, and the consistency error."""
@@ -100,20 +116,21 @@ class CopyEvaluator:
             plus.energy, minus.energy, predictions[0].forces, probe, structures.structure_index
         )
         losses = self._losses(self.validation_objective, batch, predictions, displacements)
-        return Evaluation(outputs, losses, residual.square())
+        return Evaluation(outputs[0], losses, residual.square())
 
     def _predict(
         self, forward: Forward, batch: Batch, displacements: Sequence[Tensor]
-    ) -> tuple[dict[str, Tensor], list[Prediction]]:
-        """Return the clean outputs, and the prediction in label units of every copy."""
+    ) -> tuple[list[dict[str, Tensor]], list[Prediction]]:
+        """Return the outputs and the prediction in label units of every copy, clean first."""
         if self.separate:
             outputs = [dict(forward(concatenate_copies(batch, [])))]
             outputs += [forward(_moved(batch, d)) for d in displacements]
-            return outputs[0], [physical_prediction(o, self.normalizers) for o in outputs]
+            return outputs, [physical_prediction(o, self.normalizers) for o in outputs]
         outputs = forward(concatenate_copies(batch, displacements))
         copies = 1 + len(displacements)
-        clean = {name: value.chunk(copies)[0] for name, value in outputs.items()}
-        return clean, split_copies(physical_prediction(outputs, self.normalizers), copies)
+        chunks = {name: value.chunk(copies) for name, value in outputs.items()}
+        split = [{name: chunks[name][copy] for name in chunks} for copy in range(copies)]
+        return split, split_copies(physical_prediction(outputs, self.normalizers), copies)
 
     def _losses(
         self,

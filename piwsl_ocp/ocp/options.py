@@ -35,6 +35,8 @@ class PIWSLOptions(_Section):
         terms: C of each weak loss by name, for residuals in kcal/mol; empty = supervised.
         displacement: how the displaced copies are drawn.
         metric: turns a residual into a loss: `mse`, `mae`, `relu`, `relu_literal`.
+        noisy_nodes: weight of the supervised loss at the displaced structure against the labels
+            of the original (NoisyNodes), relative to the supervised loss.
         every_probability: share of the steps that carry the weak losses, drawn at random; the
             weights are divided by it.
         energy_unit: unit of the labels; needed only where the data set has no `dataset.json`.
@@ -48,6 +50,7 @@ class PIWSLOptions(_Section):
     terms: dict[str, float] = Field(default_factory=dict)
     displacement: DisplacementSection = Field(default_factory=DisplacementSection)
     metric: str = "mse"
+    noisy_nodes: float = 0.0
     every_probability: float = 1.0
     energy_unit: str | None = None
     target_scale: Literal["none", "force_rms"] = "none"
@@ -89,6 +92,7 @@ class PIWSLOptions(_Section):
                 terms=dict(self.terms),
                 displacement=displacement,
                 metric=self.metric,
+                noisy_nodes=self.noisy_nodes,
                 every_probability=self.every_probability,
             )
         except UserError as error:

@@ -7,6 +7,7 @@ import piwsl_ocp.compat
 import contextlib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class PIWSLTrainer(OCPTrainer):
         return self.evaluation.outputs
 
     def _compute_loss(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Add the weak losses to fairchem's loss, in training alone."""
+        """Add the weak losses and that of NoisyNodes to fairchem's loss, in training alone."""
         loss = super()._compute_loss(out, batch)
         if not self.model.training:
             return loss
@@ -189,6 +190,10 @@ class PIWSLTrainer(OCPTrainer):
         scale = labels.common_scale(self.normalizers) * self.label_statistics.kcal_per_mol
         for name, values in self.evaluation.losses.items():
             loss = loss + weights[name] / scale * state.global_mean(values)
+        if self.options.noisy_nodes and self.evaluation.displaced_outputs is not None:
+            noisy = super()._compute_loss(self.evaluation.displaced_outputs, batch)
+            loss = loss + self.copies.objective.noisy_nodes_weight * noisy
+            self.evaluation = replace(self.evaluation, noisy_nodes=noisy.detach().reshape(1))
         return loss
 
     def _compute_metrics(self, out, batch, evaluator, metrics=None):

@@ -176,3 +176,42 @@ def test_training_lowers_the_loss(
     assert loss.iloc[-5:].mean() < 0.95 * loss.iloc[:5].mean()
     for name in ("pitc", "pisc", "energy_mae", "forces_mae", "lr", "grad_norm"):
         assert log[log.split == "train"][name].notna().all(), name
+
+
+def test_noisy_nodes_is_the_supervised_loss_at_the_displaced_structure(ethanol: Path) -> None:
+    plain = make_trainer(ethanol, {"optim.piwsl.terms": {}})
+    noisy = make_trainer(ethanol, {"optim.piwsl.terms": {}, "optim.piwsl.noisy_nodes": 0.5})
+    noisy.model.load_state_dict(plain.model.state_dict())
+    batch = one_batch(plain)
+    options = DisplacementOptions(**noisy.options.displacement.model_dump())
+    moved = batch.clone()
+    moved.pos = batch.pos + displace(
+        structures_of(batch), options, generators(0, 3, records_of(batch), 0)
+    )
+    losses = []
+    for trainer, structures in ((plain, batch), (plain, moved), (noisy, batch)):
+        trainer.model.train()
+        trainer.step = 3
+        losses.append(trainer._compute_loss(trainer._forward(structures), structures))
+    clean, displaced, both = losses
+    assert abs(displaced - clean) > 1e-4
+    torch.testing.assert_close(both, clean + 0.5 * displaced, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(noisy.evaluation.logged["noisy_nodes"], displaced.reshape(1))
+
+
+def test_copies_of_a_structure_carry_one_noise_key_that_follows_the_record(ethanol: Path) -> None:
+    trainer = make_trainer(ethanol, PIWSL)
+    batch = one_batch(trainer)
+    trainer.model.train()
+    seen = []
+    trainer.copies.training(lambda b: seen.append(b) or fake_outputs(b), batch, 7)
+    trainer.copies.training(lambda b: seen.append(b) or fake_outputs(b), batch, 8)
+    keys = seen[0].noise_key.reshape(3, -1)
+    assert (keys == keys[0]).all()
+    assert keys[0].unique().numel() == 4
+    assert not set(keys[0].tolist()) & set(seen[1].noise_key.tolist())
+    assert "noise_key" not in batch
+
+
+def fake_outputs(batch) -> dict[str, torch.Tensor]:
+    return {"energy": torch.zeros(batch.natoms.numel()), "forces": torch.zeros_like(batch.pos)}

@@ -275,6 +275,7 @@ def test_a_wrong_number_of_copies_is_refused() -> None:
         ({"terms": {}, "metric": "msa"}, "unknown metric 'msa': did you mean '(mse|mae)'"),
         ({"terms": {}, "displacement": {"name": "unit"}}, "expected options such as"),
         ({"terms": {}, "every_probability": 0.0}, "every_probability is 0.0: expected"),
+        ({"terms": {}, "noisy_nodes": -0.5}, "noisy_nodes is -0.5: expected"),
         ({"terms": {}, "every_probability": 1.1}, "every_probability is 1.1: expected"),
         ({"terms": {}, "every_probability": "half"}, "is 'half', a str: expected a number"),
     ],
@@ -310,3 +311,10 @@ def test_options_travel_to_another_process_and_into_a_file() -> None:
         "metric": "mae",
         "every_probability": 0.5,
     }
+
+
+def test_noisy_nodes_alone_asks_for_one_copy() -> None:
+    objective = Objective(ObjectiveOptions(noisy_nodes=0.5, every_probability=0.25), seed=0)
+    assert objective.number_of_copies == 1
+    assert objective.noisy_nodes_weight == 2.0
+    assert 10 < sum(objective.applies(step) for step in range(80)) < 32
