@@ -310,6 +310,7 @@ def test_options_travel_to_another_process_and_into_a_file() -> None:
         },
         "metric": "mae",
         "every_probability": 0.5,
+        "noisy_nodes": 0.0,
     }
 
 
