@@ -104,6 +104,24 @@ class Predictor:
         target = torch.device(device)
         return cls(model.to(target).eval(), normalizers, config, references, target)
 
+    @classmethod
+    def untrained(cls, options: Mapping[str, Any], seed: int = 0) -> Predictor:
+        """Return a model with fresh weights, for measurements of its architecture.
+
+        Args:
+            options: section `model` of a configuration.
+            seed: of the weights.
+        """
+        setup_imports({"skip_experimental_imports": True})
+        options = deepcopy(dict(options))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = registry.get_model_class(options["name"])(
+                **{key: value for key, value in options.items() if key != "name"}
+            )
+        model.otf_graph = False
+        return cls(model.eval(), {}, {"model": options})
+
     @property
     def info(self) -> dict[str, Any]:
         """Provenance of the training: data, unit, code versions; empty for a foreign checkpoint."""
@@ -170,7 +188,10 @@ class Predictor:
     def batch(self, structures: Sequence[Atoms]) -> Batch:
         """Return ASE structures as one fairchem batch with the model's graph."""
         build = partial(
-            graph_data, cutoff=self.model.cutoff, max_neighbors=self.model.max_neighbors
+            graph_data,
+            cutoff=self.model.cutoff,
+            max_neighbors=self.model.max_neighbors,
+            dtype=next(self.model.parameters()).dtype,
         )
         records = [build(atoms, record=number) for number, atoms in enumerate(structures)]
         return data_list_collater(records, otf_graph=False).to(self.device)
@@ -199,18 +220,32 @@ def checkpoint_path(path: Path | str) -> Path:
     return path / "checkpoints" / "best_checkpoint.pt"
 
 
-def graph_data(atoms: Atoms, record: int, cutoff: float, max_neighbors: int) -> Data:
-    """Return one ASE structure as fairchem's `Data`, edges included, labels left out."""
+def graph_data(
+    atoms: Atoms,
+    record: int,
+    cutoff: float,
+    max_neighbors: int,
+    dtype: torch.dtype = torch.float32,
+) -> Data:
+    """Return one ASE structure as fairchem's `Data`, edges included, labels left out.
+
+    Args:
+        atoms: the structure.
+        record: its number, to be named in messages.
+        cutoff: of the edges, in Angstrom.
+        max_neighbors: nearest sources of each atom that are kept.
+        dtype: of positions and cell.
+    """
     cell = np.asarray(atoms.cell.array) if atoms.pbc.any() else np.zeros((3, 3))
     positions = atoms.get_positions()
     edge_index, cell_offsets = edges(positions, cell, atoms.pbc, cutoff, max_neighbors)
     return Data(
-        pos=torch.tensor(positions, dtype=torch.float32),
+        pos=torch.tensor(positions, dtype=dtype),
         atomic_numbers=torch.tensor(atoms.numbers, dtype=torch.long),
         natoms=len(atoms),
         tags=torch.zeros(len(atoms), dtype=torch.long),
         fixed=torch.zeros(len(atoms), dtype=torch.long),
-        cell=torch.tensor(cell, dtype=torch.float32).view(1, 3, 3),
+        cell=torch.tensor(cell, dtype=dtype).view(1, 3, 3),
         pbc=torch.tensor(atoms.pbc).view(1, 3),
         sid=record,
         record=record,
