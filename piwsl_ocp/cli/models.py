@@ -1,0 +1,39 @@
+"""Commands on the models: the page that compares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from piwsl_ocp.errors import UserError
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def models(
+    out: Annotated[Path, typer.Option(help="Folder of models.md and models.svg.")],
+    only: Annotated[
+        str | None, typer.Option(help="File names in configs/models, by comma. [default: all]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page.")] = False,
+) -> None:
+    """Measure all models at CPU scale and write the page that compares them."""
+    from piwsl_ocp.experiments.model_page import VARIANTS, measure, write_page
+
+    if (out / "models.md").exists() and not overwrite:
+        raise UserError(f"'{out / 'models.md'}' exists: give another --out or --overwrite")
+    known = [variant.file for variant in VARIANTS]
+    chosen = only.split(",") if only else known
+    for name in set(chosen) - set(known):
+        raise UserError(f"no model '{name}': expected some of {', '.join(known)}")
+    facts = []
+    for variant in (variant for variant in VARIANTS if variant.file in chosen):
+        with console.status(variant.label) as status:
+            facts.append(
+                measure(variant, lambda what, v=variant: status.update(f"{v.label}: {what}"))
+            )
+        console.print(f"measured: {variant.label}")
+    console.print(f"page: {write_page(facts, out)}")

@@ -1,0 +1,92 @@
+"""The models under contract: one line makes a model pass through the whole suite."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import setup_imports
+from fairchem.core.datasets import data_list_collater
+from torch import nn
+from torch_geometric.data import Batch
+
+from piwsl_ocp.ocp.predictor import graph_data
+
+
+@dataclass(frozen=True)
+class ContractModel:
+    """A small model and what may be asked of it.
+
+    Attributes:
+        name: as in a configuration.
+        options: of the model.
+        conservative: whether its forces are the gradient of its energy.
+        rotation_tolerance: of energies and forces in float64, relative to the forces' size.
+        unused: parameters that no loss reaches, by the beginning of their names.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    conservative: bool = False
+    rotation_tolerance: float = 1e-9
+    unused: tuple[str, ...] = ()
+
+    def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+        """Return the model with the weights of a seed, in evaluation mode."""
+        setup_imports({"skip_experimental_imports": True})
+        torch.manual_seed(seed)
+        model = registry.get_model_class(self.name)(**deepcopy(self.options))
+        return model.to(dtype).eval()
+
+
+COMMON = {"use_pbc": True, "otf_graph": False, "regress_forces": True}
+SCHNET = {**COMMON, "hidden_channels": 16, "num_filters": 16, "num_interactions": 2,
+          "num_gaussians": 16, "cutoff": 4.0}  # fmt: skip
+PAINN = {**COMMON, "hidden_channels": 16, "num_layers": 2, "num_rbf": 16, "cutoff": 4.0}
+
+MODELS: dict[str, ContractModel] = {
+    "schnet-gradient": ContractModel("schnet", SCHNET, conservative=True),
+    "painn-direct": ContractModel("painn", PAINN),
+}
+
+
+def rattled(atoms: Atoms, seed: int = 0, size_angstrom: float = 0.08) -> Atoms:
+    """Return a copy with random displacements."""
+    moved = atoms.copy()
+    generator = np.random.default_rng(seed)
+    moved.positions += size_angstrom * generator.normal(size=moved.positions.shape)
+    return moved
+
+
+def molecules() -> list[Atoms]:
+    """Return molecules of different size and composition."""
+    return [rattled(molecule(name), seed) for seed, name in enumerate(("CH3CH2OH", "H2O", "NH3"))]
+
+
+def crystals() -> list[Atoms]:
+    """Return a rattled rock salt cell, and its primitive cell, smaller than the cutoff."""
+    cubic = rattled(bulk("MgO", "rocksalt", a=4.21, cubic=True), seed=4)
+    return [cubic, rattled(bulk("MgO", "rocksalt", a=4.21), seed=5)]
+
+
+STRUCTURES = {"molecules": molecules, "crystals": crystals}
+
+
+def batch_of(
+    structures: list[Atoms],
+    model: nn.Module,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> Batch:
+    """Return structures as one batch with the model's graph, in a dtype."""
+    records = [
+        graph_data(atoms, number, model.cutoff, model.max_neighbors, dtype)
+        for number, atoms in enumerate(structures)
+    ]
+    return data_list_collater(records, otf_graph=False).to(device)
