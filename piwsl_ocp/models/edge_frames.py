@@ -19,9 +19,9 @@ from torch import Tensor
 #: The options of `frames`.
 FRAMES = ("fixed", "random")
 
-#: Direction n whose opposite -n is the centre of the cap: off the axes, planes and diagonals of
-#: crystals and of molecules as they are written down.
-_GENERIC = (0.5318, -0.2867, 0.7969)
+#: Direction n whose opposite -n is the centre of the cap. The cap touches no plane of two axes,
+#: and its border is 2 degrees away from all lattice directions with indices up to 4.
+_GENERIC = (-0.8974, -0.3101, 0.3139)
 #: Cosine of the angle between an edge and n at the border of the cap (11 degrees wide).
 _CAP_COSINE = -0.98
 _POLE = (0.0, 1.0, 0.0)

@@ -49,10 +49,11 @@ def gradient_forces(
 class EnergyModel:
     """Puts the choice of forces before a fairchem model.
 
-    The model calls `choose_forces` with its options before it builds itself, and implements
+    The model sets `forces` to one of `FORCES`, or to `none` for energies alone, and implements
     `predict`: a batch -> `energy`, and `forces` where the choice is `direct`.
     """
 
+    forces: str
     #: What the option `forces` may be.
     FORCES: tuple[str, ...] = ("direct", "gradient")
     #: Name of the module that predicts direct forces; a gradient model has none.
@@ -92,9 +93,7 @@ def checked_choice(option: str, value: object, choices: tuple[str, ...]) -> str:
         return str(value)
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; nearest is '{close[0]}'" if close else ""
-    raise UserError(
-        f"model.{option}: found {value!r}, expected {' or '.join(choices)}{hint}"
-    )
+    raise UserError(f"model.{option}: found {value!r}, expected {' or '.join(choices)}{hint}")
 
 
 def options_of(parent: type, *settled: str) -> Callable[[Callable], Callable]:
