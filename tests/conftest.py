@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
+with contextlib.suppress(ImportError):
+    import tblite.interface  # noqa: F401  (before torch 2.4, whose OpenMP library is older)
+
 import piwsl_ocp.compat  # noqa: F401  (before fairchem, which tests import too)
 
 import os
@@ -44,6 +49,12 @@ def assert_close() -> Callable[..., None]:
         )
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def tblite_program() -> None:
+    """Skip the test where the program that labels the shipped data cannot be loaded."""
+    pytest.importorskip("tblite.ase", exc_type=ImportError)
 
 
 @pytest.fixture(scope="session")

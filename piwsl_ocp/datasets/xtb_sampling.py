@@ -78,13 +78,14 @@ def xtb_calculator(method: str, accuracy: float = 1.0):
     """Return tblite's ASE calculator (eV, eV/Angstrom); a periodic cell gets the Gamma point.
 
     Raises:
-        UserError: if tblite is not installed.
+        UserError: if tblite cannot be loaded.
     """
     try:
         from tblite.ase import TBLite
     except ImportError as error:
         raise UserError(
-            "tblite is needed to generate data and is not installed: pip install tblite"
+            f"tblite, which generates data, cannot be loaded ({error}): pip install tblite, with a "
+            "current torch"
         ) from error
     return TBLite(method=method, accuracy=accuracy, verbosity=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import piwsl_ocp.compat  # noqa: F401  (before fairchem)
+
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +29,8 @@ class ContractModel:
         name: as in a configuration.
         options: of the model.
         conservative: whether its forces are the gradient of its energy.
-        rotation_tolerance: of energies and forces in float64, relative to the forces' size.
+        rotation_tolerance: of energies and forces in float64, relative to the largest force.
+        activity: factor on all weight matrices: fresh networks are nearly constant and hide errors.
         unused: parameters that no loss reaches, by the beginning of their names.
     """
 
@@ -35,6 +38,7 @@ class ContractModel:
     options: dict[str, Any] = field(default_factory=dict)
     conservative: bool = False
     rotation_tolerance: float = 1e-9
+    activity: float = 1.0
     unused: tuple[str, ...] = ()
 
     def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
@@ -42,17 +46,47 @@ class ContractModel:
         setup_imports({"skip_experimental_imports": True})
         torch.manual_seed(seed)
         model = registry.get_model_class(self.name)(**deepcopy(self.options))
+        with torch.no_grad():
+            for weights in (p for p in model.parameters() if p.dim() > 1):
+                weights *= self.activity
         return model.to(dtype).eval()
 
 
-COMMON = {"use_pbc": True, "otf_graph": False, "regress_forces": True}
+COMMON = {"use_pbc": True, "otf_graph": False, "cutoff": 4.0}
 SCHNET = {**COMMON, "hidden_channels": 16, "num_filters": 16, "num_interactions": 2,
-          "num_gaussians": 16, "cutoff": 4.0}  # fmt: skip
-PAINN = {**COMMON, "hidden_channels": 16, "num_layers": 2, "num_rbf": 16, "cutoff": 4.0}
+          "num_gaussians": 16}  # fmt: skip
+PAINN = {**COMMON, "hidden_channels": 16, "num_layers": 2, "num_rbf": 16}
+ESCN = {**COMMON, "max_neighbors": 20, "lmax_list": [2], "mmax_list": [2], "num_layers": 2,
+        "sphere_channels": 8, "hidden_channels": 16, "edge_channels": 8,
+        "num_sphere_samples": 16, "distance_resolution": 0.2}  # fmt: skip
+EQUIFORMER = {"use_pbc": True, "otf_graph": False, "max_neighbors": 20, "max_radius": 4.0,
+              "num_layers": 2, "grid_resolution": 8,
+              "sphere_channels": 8, "attn_hidden_channels": 8, "num_heads": 2,
+              "attn_alpha_channels": 4, "attn_value_channels": 4, "ffn_hidden_channels": 8,
+              "lmax_list": [2], "mmax_list": [2], "edge_channels": 8,
+              "num_sphere_samples": 16, "alpha_drop": 0.1, "drop_path_rate": 0.1}  # fmt: skip
 
 MODELS: dict[str, ContractModel] = {
-    "schnet-gradient": ContractModel("schnet", SCHNET, conservative=True),
-    "painn-direct": ContractModel("painn", PAINN),
+    "schnet-gradient": ContractModel("piwsl_ocp.models.schnet.SchNet", SCHNET, conservative=True),
+    "painn-direct": ContractModel("piwsl_ocp.models.painn.PaiNN", PAINN),
+    "painn-gradient": ContractModel(
+        "piwsl_ocp.models.painn.PaiNN", {**PAINN, "forces": "gradient"}, conservative=True
+    ),
+    "escn-direct": ContractModel("piwsl_ocp.models.escn.ESCN", ESCN, activity=3.0),
+    "escn-gradient": ContractModel(
+        "piwsl_ocp.models.escn.ESCN",
+        {**ESCN, "forces": "gradient"},
+        conservative=True,
+        activity=3.0,
+    ),
+    "equiformer_v2-direct": ContractModel(
+        "piwsl_ocp.models.equiformer_v2.EquiformerV2", EQUIFORMER
+    ),
+    "equiformer_v2-gradient": ContractModel(
+        "piwsl_ocp.models.equiformer_v2.EquiformerV2",
+        {**EQUIFORMER, "forces": "gradient"},
+        conservative=True,
+    ),
 }
 
 

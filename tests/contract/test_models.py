@@ -45,12 +45,12 @@ def evaluate(model: nn.Module, structures: list[Atoms], dtype=torch.float64) -> 
 
 
 def assert_same(actual: Output, expected: Output, tolerance: float) -> None:
-    """Compare energies and forces relative to the size of the forces."""
+    """Compare energies and forces relative to the largest force."""
     scale = expected["forces"].abs().max().item()
-    assert scale > 1e-8
+    assert scale > 1e-4, "too small to see an error"
     for name in ("energy", "forces"):
         torch.testing.assert_close(
-            actual[name], expected[name], rtol=tolerance, atol=tolerance * max(scale, 1.0)
+            actual[name], expected[name], rtol=tolerance, atol=tolerance * scale
         )
 
 
@@ -118,7 +118,7 @@ def test_gradient_forces_are_the_gradient(
     batch = batch_of(structures, model)
     forces = model(batch)["forces"]
     direction = torch.randn(forces.shape, generator=torch.Generator().manual_seed(2)).double()
-    step = 1e-4
+    step = 1e-5
 
     def energy(scale: float) -> float:
         moved = batch.clone()
@@ -235,10 +235,11 @@ def test_a_step_changes_every_weight_and_no_buffer(
         total_loss(*weak_losses(model, batch, step=step)).backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
         optimizer.step()
-    for name, value in model.named_parameters():
-        if value.requires_grad:
-            changed = not torch.equal(value, weights[name])
-            assert changed != name.startswith(contract.unused or ("no such name",)), name
+    trainable = [name for name, value in model.named_parameters() if value.requires_grad]
+    now = dict(model.named_parameters())
+    unchanged = [name for name in trainable if torch.equal(now[name], weights[name])]
+    unused = [name for name in trainable if name.startswith(contract.unused)]
+    assert unchanged == (unused if contract.unused else [])
     for name, value in model.named_buffers():
         assert torch.equal(value, buffers[name]), name
 
@@ -286,6 +287,8 @@ def test_unusual_structures_give_finite_numbers_or_a_clear_error(
             continue
         assert all(value.isfinite().all() for value in outputs.values())
         assert case != "unknown element"
+        if not training:
+            continue
         total = outputs["energy"].sum() + outputs["forces"].square().sum()
         gradients = torch.autograd.grad(
             total, [p for p in model.parameters() if p.requires_grad], allow_unused=True

@@ -133,10 +133,10 @@ def test_forces_balance_and_spread_as_at_500_kelvin(
     assert 0.5 < root_mean_square < 2.0
 
 
+@pytest.mark.usefixtures("tblite_program")
 def test_labels_are_tblites_at_the_stored_positions(
     shipped: tuple[str, Labelled], provenance: dict[str, dict]
 ) -> None:
-    pytest.importorskip("tblite.ase", reason="tblite labels the shipped data and is not installed")
     name, data = shipped
     method = provenance[name]["level_of_theory"]
     for index in np.random.default_rng(0).choice(len(data.atoms), 3, replace=False):
@@ -145,10 +145,10 @@ def test_labels_are_tblites_at_the_stored_positions(
         np.testing.assert_allclose(data.forces[index], forces, rtol=0, atol=FORCE_TOLERANCE_EV)
 
 
+@pytest.mark.usefixtures("tblite_program")
 def test_forces_are_minus_the_gradient_of_the_energy(
     shipped: tuple[str, Labelled], provenance: dict[str, dict]
 ) -> None:
-    pytest.importorskip("tblite.ase", reason="tblite labels the shipped data and is not installed")
     name, data = shipped
     method = provenance[name]["level_of_theory"]
     direction = np.random.default_rng(1).standard_normal(data.atoms[0].positions.shape)

@@ -99,8 +99,8 @@ def test_unknown_name_and_existing_file_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "ethanol.npz").read_bytes() == b"mine"
 
 
+@pytest.mark.usefixtures("tblite_program")
 def test_the_seed_decides_the_data_and_a_resumed_call_gives_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("tblite.ase", reason="tblite generates the data and is not installed")
     recipe = short_ethanol()
     digests = {
         name: xtb_files.make_file(recipe, tmp_path / name, seed)["sha256"]
@@ -123,8 +123,8 @@ def test_the_seed_decides_the_data_and_a_resumed_call_gives_the_same(tmp_path: P
     assert names == {recipe.file_name, xtb_files.PROVENANCE}
 
 
+@pytest.mark.usefixtures("tblite_program")
 def test_a_checkpoint_of_another_seed_is_not_used(tmp_path: Path) -> None:
-    pytest.importorskip("tblite.ase", reason="tblite generates the data and is not installed")
     recipe = short_ethanol()
     path = tmp_path / "walker.npz"
     start = recipe.starts(0)[0][1]
