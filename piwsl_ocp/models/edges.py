@@ -59,7 +59,8 @@ class EdgeGraph:
         vectors = edge_vectors(data, edge_index, offsets)
         lengths = vectors.norm(dim=1)
         _check_lengths(data, edge_index, lengths)
-        graph.edge_index, graph.edge_distance, graph.edge_distance_vec = edge_index, lengths, vectors
+        graph.edge_index, graph.edge_distance = edge_index, lengths
+        graph.edge_distance_vec = vectors
         return graph
 
 

@@ -6,7 +6,6 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -69,8 +68,9 @@ class ESCN(RotatedEdges, eSCN):
 
     def _features(self, data: Batch, graph: GraphData) -> SO3_Embedding:
         """Return the spherical-harmonic coefficients of every atom after the last layer."""
-        rotation = self._init_edge_rot_mat(data, graph.edge_index, graph.edge_distance_vec)
-        rotations = [EdgeRotation(wigner_matrices(rotation, lmax)) for lmax in self.lmax_list]
+        frames = self._init_edge_rot_mat(data, graph.edge_index, graph.edge_distance_vec)
+        resolutions = zip(self.lmax_list, self.mmax_list, strict=True)
+        rotations = [EdgeRotation(frames, lmax, mmax) for lmax, mmax in resolutions]
         numbers = data.atomic_numbers.long()
         features = self._of_elements(numbers, data.pos)
         for layer, block in enumerate(self.layer_blocks):
@@ -125,32 +125,27 @@ class ESCN(RotatedEdges, eSCN):
 
 
 class EdgeRotation:
-    """Rotates coefficients into the frames of the edges and back.
+    """Rotates coefficients into the frames of the edges and back, as fairchem's layers ask for.
 
     Args:
-        wigner: (E, K, K) of all degrees.
+        rotations: frames R.
+        lmax: largest degree.
+        mmax: largest order that is kept in the frame of an edge.
     """
 
-    def __init__(self, wigner: Float[Tensor, "edges coefficients coefficients"]) -> None:
-        self._wigner = wigner
-        self._kept: dict[tuple[int, int], Tensor] = {}
+    def __init__(self, rotations: Float[Tensor, "edges 3 3"], lmax: int, mmax: int) -> None:
+        kept = torch.tensor(_orders_to(lmax, mmax), device=rotations.device)
+        self._wigner = wigner_matrices(rotations, lmax)[:, kept]
 
     def rotate(self, coefficients: Tensor, lmax: int, mmax: int) -> Tensor:
-        """Return coefficients (E, K', C) in the frames of the edges, orders to mmax alone."""
-        return self._rows(lmax, mmax) @ coefficients
+        """Return coefficients (E, K, C) in the frames of the edges, orders to mmax alone."""
+        return self._wigner @ coefficients
 
     def rotate_inv(self, coefficients: Tensor, lmax: int, mmax: int) -> Tensor:
-        """Return coefficients (E, K, C) in the common frame."""
-        return self._rows(lmax, mmax).transpose(1, 2) @ coefficients
-
-    def _rows(self, lmax: int, mmax: int) -> Tensor:
-        if (lmax, mmax) not in self._kept:
-            rows = torch.tensor(_orders_to(lmax, mmax), device=self._wigner.device)
-            self._kept[lmax, mmax] = self._wigner[:, rows]
-        return self._kept[lmax, mmax]
+        """Return coefficients (E, K', C) of the frames in the common frame."""
+        return self._wigner.transpose(1, 2) @ coefficients
 
 
-@lru_cache
 def _orders_to(lmax: int, mmax: int) -> list[int]:
     """Return the places of the coefficients with |m| <= mmax among all with l <= lmax."""
     return [
