@@ -286,6 +286,6 @@ def _fourier_matrices(columns: int, like: Tensor) -> tuple[Tensor, Tensor]:
     angle = (turn.double() * (2 * torch.pi / columns)).unsqueeze(0)
     forward = torch.cat([torch.cos(angle), -torch.sin(angle)])
     own_mirror = 2 * frequency % columns == 0
-    factor = torch.where(own_mirror, 1.0, 2.0) / columns
+    factor = (2 - own_mirror.double()) / columns
     backward = forward * factor[:, None]
     return forward.to(like.dtype), backward.to(like.dtype)
