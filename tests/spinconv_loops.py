@@ -127,27 +127,27 @@ def distance_features(
     return dense(state, "distance_layer.dense", basis)
 
 
-def evaluate(
-    state: State,
-    options: dict,
-    atomic_numbers: np.ndarray,
-    edge_index: np.ndarray,
-    vectors: np.ndarray,
-    rotations: np.ndarray,
-    lab: float = 1e-4,
-) -> tuple[float, np.ndarray]:
-    """Return energy and forces (N, 3) of one structure with given edges and rotations."""
+def frames_of_edges(
+    direction: list, distance: list, vectors: np.ndarray, target: np.ndarray, cutoff: float
+) -> list[np.ndarray]:
+    """Return the frame of every edge from the vectors that end at its target."""
+    surroundings = np.zeros((max(target, default=0) + 1, 3))
+    for e in range(len(vectors)):
+        weight = 0.5 * (1 + math.cos(math.pi * distance[e] / cutoff))
+        surroundings[target[e]] += weight * vectors[e]
+    return [frame(direction[e], surroundings[target[e]], 1e-4) for e in range(len(vectors))]
+
+
+def messages(
+    state: State, options: dict, elements: np.ndarray, edge_index: np.ndarray, vectors: np.ndarray
+) -> list[np.ndarray]:
+    """Return the message (H,) of every edge after all interactions."""
     shape = (options["hidden_channels"], options["sphere_size_lat"], options["sphere_size_long"])
-    elements, edges = atomic_numbers, range(edge_index.shape[1])
     source, target = edge_index
+    edges = range(len(source))
     distance = [np.linalg.norm(v) for v in vectors]
     direction = [vectors[e] / distance[e] for e in edges]
-
-    surroundings = np.zeros((len(elements), 3))
-    for e in edges:
-        weight = 0.5 * (1 + math.cos(math.pi * distance[e] / options["cutoff"]))
-        surroundings[target[e]] += weight * vectors[e]
-    frames = [frame(direction[e], surroundings[target[e]], lab) for e in edges]
+    frames = frames_of_edges(direction, distance, vectors, target, options["cutoff"])
 
     pair = [(elements[source[e]], elements[target[e]]) for e in edges]
     x_dist = [distance_features(state, options, distance[e], *pair[e]) for e in edges]
@@ -161,33 +161,53 @@ def evaluate(
         name, updates = f"interactions.{number}", []
         for e in edges:
             grid = np.zeros(shape)
-            for m in edges:
-                if target[m] == source[e]:
-                    splat(grid, frames[e], direction[m], x[m])
+            for m in np.flatnonzero(target == source[e]):
+                splat(grid, frames[e], direction[m], x[m])
             hidden = mixture(state, f"{name}.mixture", spin(state, f"{name}.spin", grid), *pair[e])
             inner = act(dense(state, f"{name}.distance.0", x_dist[e]))
             hidden = act(hidden + dense(state, f"{name}.distance.2", inner))
             updates.append(mixture(state, f"{name}.outward", hidden, *pair[e]))
         x = updates if number == 0 else [old + new for old, new in zip(x, updates, strict=True)]
+    return x
 
-    energy = 0.0
-    for n, element in enumerate(elements):
-        total = sum((x[e] for e in edges if target[e] == n), np.zeros(shape[0]))
+
+def force(
+    state: State, shape: tuple, element: int, directions: list, x: list, rotations: np.ndarray
+) -> np.ndarray:
+    """Return the force on one atom from the edges that end at it."""
+    total = np.zeros(3)
+    for rotation in rotations:
+        components = []
+        for pole_frame in POLE_FRAMES:
+            grid = np.zeros(shape)
+            for direction, value in zip(directions, x, strict=True):
+                splat(grid, pole_frame @ rotation, direction, value)
+            hidden = spin(state, "force_head.spin", grid)
+            hidden = act(mixture(state, "force_head.mixture", hidden, element, element))
+            components.append(mixture(state, "force_head.outward", hidden, element, element)[0])
+        total += rotation.T @ np.array(components)
+    return total / len(rotations)
+
+
+def evaluate(
+    state: State,
+    options: dict,
+    atomic_numbers: np.ndarray,
+    edge_index: np.ndarray,
+    vectors: np.ndarray,
+    rotations: np.ndarray,
+) -> tuple[float, np.ndarray]:
+    """Return energy and forces (N, 3) of one structure with given edges and rotations."""
+    shape = (options["hidden_channels"], options["sphere_size_lat"], options["sphere_size_long"])
+    x = messages(state, options, atomic_numbers, edge_index, vectors)
+    energy, forces = 0.0, np.zeros((len(atomic_numbers), 3))
+    for n, element in enumerate(atomic_numbers):
+        own = np.flatnonzero(edge_index[1] == n)
+        total = sum((x[e] for e in own), np.zeros(shape[0]))
         total = total / (options["max_num_neighbors"] / 2 + 1)
         energy += mixture(state, "energy_mixture", total, element, element)[0]
-
-    forces = np.zeros((len(elements), 3))
-    for n, element in enumerate(elements):
-        own = [e for e in edges if target[e] == n]
-        for rotation in rotations[n] if own else []:
-            components = []
-            for pole_frame in POLE_FRAMES:
-                grid = np.zeros(shape)
-                for e in own:
-                    splat(grid, pole_frame @ rotation, direction[e], x[e])
-                hidden = spin(state, "force_head.spin", grid)
-                hidden = act(mixture(state, "force_head.mixture", hidden, element, element))
-                outputs = mixture(state, "force_head.outward", hidden, element, element)
-                components.append(outputs[0])
-            forces[n] += rotation.T @ np.array(components) / len(rotations[n])
+        if len(own):
+            directions = [vectors[e] / np.linalg.norm(vectors[e]) for e in own]
+            values = [x[e] for e in own]
+            forces[n] = force(state, shape, element, directions, values, rotations[n])
     return energy, forces

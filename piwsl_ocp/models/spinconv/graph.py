@@ -70,7 +70,7 @@ def all_edges(
     """Return every edge with 0.01 <= d_e <= cutoff, ordered by target.
 
     All pairs of atoms of a structure are tried in all images that can reach; atoms may lie outside
-    the cell. The range of images is that of the smallest cell of the batch.
+    the cell.
 
     Args:
         positions: (N, 3) Angstrom.
@@ -87,28 +87,23 @@ def all_edges(
     cells = cells.to(positions.dtype)
     if periodic is not None:
         cells = cells * periodic[:, :, None]
-    # f_i = r . b_i are the fractional coordinates along the periodic directions only.
+    # f_i = r . b_i are the fractional coordinates along the periodic directions only; along the
+    # others b_i is zero, and so is the reach.
     reciprocal = torch.linalg.pinv(cells)
-    reach = torch.floor(cutoff * reciprocal.norm(dim=1) + 0.5).amax(dim=0).long().tolist()
-    steps = [torch.arange(-r, r + 1, device=positions.device) for r in reach]
-    images = torch.cartesian_prod(*steps)
-
+    reach = torch.floor(cutoff * reciprocal.norm(dim=1) + 0.5).long()
+    images = torch.cartesian_prod(
+        *[torch.arange(-r, r + 1, device=positions.device) for r in reach.amax(dim=0).tolist()]
+    )
     apart = positions[source] - positions[target]
     fraction = (apart[:, :, None] * reciprocal[structure[target]]).sum(dim=1)
-    shift = images - fraction.round().long()[:, None, :]
-    pair, image = _within(apart, shift, cells[structure[target]], cutoff)
+    shift = images - fraction.round().long()[:, None]
+    moves = (shift.to(apart.dtype)[..., None] * cells[structure[target], None]).sum(dim=2)
+    distance = (apart[:, None] + moves).norm(dim=-1)
+    near = (distance >= SAME_POINT_ANGSTROM) & (distance <= cutoff)
+    near &= (images.abs() <= reach[structure[target], None]).all(dim=2)
+    pair, image = torch.nonzero(near, as_tuple=True)
     index, shift = torch.stack([source[pair], target[pair]]), shift[pair, image]
     return Edges(index, shift, edge_vectors(positions, index, shift, cells[structure]))
-
-
-def _within(apart: Tensor, shift: Tensor, cells: Tensor, cutoff: float) -> tuple[Tensor, ...]:
-    """Return the pair and the image number of every distance within the cutoff, in the cell."""
-    moves = (shift.to(apart.dtype)[..., None] * cells[:, None]).sum(dim=2)
-    distance = (apart[:, None] + moves).norm(dim=-1)
-    # A direction that is not periodic has a shift of 0: its reciprocal vector is zero.
-    return torch.nonzero(
-        (distance >= SAME_POINT_ANGSTROM) & (distance <= cutoff), as_tuple=True
-    )
 
 
 def select_edges(edges: Edges, atoms: int, nearest: int, rule: str, capped: bool) -> Edges:
