@@ -54,7 +54,6 @@ class EquiformerV2(RotatedEdges, fairchem.EquiformerV2):
 
     def predict(self, data: Batch) -> dict[str, Tensor]:
         """Return `energy` (B,), and `forces` (N, 3) where they are direct."""
-        self.check_elements(data)
         with self.one_pass(data) as graph:
             self._graph = graph
             try:

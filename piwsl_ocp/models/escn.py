@@ -53,7 +53,6 @@ class ESCN(RotatedEdges, eSCN):
 
     def predict(self, data: Batch) -> dict[str, Tensor]:
         """Return `energy` (B,), and `forces` (N, 3) where they are direct."""
-        self.check_elements(data)
         self._prepare_tables(data.pos.dtype, data.pos.device)
         with self.one_pass(data) as graph:
             features = self._features(data, graph)

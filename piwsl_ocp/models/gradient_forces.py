@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.models.elements import check_elements
 
 Outputs = dict[str, Tensor]
 
@@ -63,8 +64,10 @@ class EnergyModel:
         """Return `energy` and `forces` (N, 3) of a batch, which is not changed.
 
         Raises:
-            UserError: if two atoms of a structure that share an edge are on the same spot.
+            UserError: if two atoms of a structure that share an edge are on the same spot, or an
+                element is not known to the model.
         """
+        check_elements(self, [int(data.atomic_numbers.max())], "the batch")
         if self.forces in ("direct", "none"):
             return dict(self.predict(copy.copy(data)))
         return gradient_forces(self.predict, data, self.training)

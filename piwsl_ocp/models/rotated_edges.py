@@ -55,20 +55,6 @@ class RotatedEdges(EnergyModel, EdgeGraph):
         finally:
             self.draws.finish()
 
-    def check_elements(self, data: Batch) -> None:
-        """Refuse elements that the model has no parameters for.
-
-        Raises:
-            UserError: if an atomic number is `max_num_elements` or more.
-        """
-        largest = int(data.atomic_numbers.max())
-        if largest >= self.max_num_elements:
-            structure = int(data.batch[data.atomic_numbers.argmax()])
-            raise UserError(
-                f"{structure_name(data, structure)}: atomic number {largest}, expected less than "
-                f"model.max_num_elements = {self.max_num_elements}: raise it"
-            )
-
     def _init_edge_rot_mat(
         self, data: Batch, edge_index: Tensor, edge_distance_vec: Float[Tensor, "edges 3"]
     ) -> Float[Tensor, "edges 3 3"]:

@@ -28,6 +28,7 @@ from piwsl_ocp.consistency.potential import Prediction, Structures
 from piwsl_ocp.datasets import DatasetInfo
 from piwsl_ocp.datasets.neighbours import edges
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.models.elements import check_elements
 from piwsl_ocp.ocp.copies import with_positions
 from piwsl_ocp.ocp.dataset import GraphLmdbDataset
 from piwsl_ocp.ocp.potential import FairchemPotential, physical_prediction, structures_of
@@ -102,6 +103,9 @@ class Predictor:
             for key, value in content.get("elementrefs", {}).items()
         }
         target = torch.device(device)
+        if target.type == "cpu":
+            # Radial bases give denormal numbers, which processors are slow with.
+            torch.set_flush_denormal(True)
         return cls(model.to(target).eval(), normalizers, config, references, target)
 
     @classmethod
@@ -193,6 +197,8 @@ class Predictor:
             max_neighbors=self.model.max_neighbors,
             dtype=next(self.model.parameters()).dtype,
         )
+        for number, atoms in enumerate(structures):
+            check_elements(self.model, atoms.numbers, f"structure {number}")
         records = [build(atoms, record=number) for number, atoms in enumerate(structures)]
         return data_list_collater(records, otf_graph=False).to(self.device)
 

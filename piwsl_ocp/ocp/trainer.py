@@ -22,6 +22,7 @@ from torch_geometric.data import Batch
 import piwsl_ocp.ocp.dataset
 import piwsl_ocp.ocp.logger  # noqa: F401  (registers the logger)
 from piwsl_ocp.atomic_file import complete_or_absent
+from piwsl_ocp.models.elements import check_elements
 from piwsl_ocp.ocp import labels, progress, provenance, scoring, state
 from piwsl_ocp.ocp.copies import concatenate_copies
 from piwsl_ocp.ocp.evaluations import CopyEvaluator, Evaluation
@@ -114,6 +115,8 @@ class PIWSLTrainer(OCPTrainer):
         self.label_statistics = labels.statistics(
             self.config, self.options.energy_unit, datasets
         )
+        elements = self.label_statistics.info.get("elements", ())
+        check_elements(model, elements, f"'{labels.dataset_folder(self.config)}'")
 
     def load_references_and_normalizers(self) -> None:
         """Divide energies and forces by one common scale if `target_scale` asks for it."""

@@ -30,6 +30,7 @@ class ContractModel:
         options: of the model.
         conservative: whether its forces are the gradient of its energy.
         rotation_tolerance: of energies and forces in float64, relative to the largest force.
+        covariant_forces: whether forces turn with the structure, one by one.
         activity: factor on all weight matrices: fresh networks are nearly constant and hide errors.
         unused: parameters that no loss reaches, by the beginning of their names.
     """
@@ -38,6 +39,7 @@ class ContractModel:
     options: dict[str, Any] = field(default_factory=dict)
     conservative: bool = False
     rotation_tolerance: float = 1e-9
+    covariant_forces: bool = True
     activity: float = 1.0
     unused: tuple[str, ...] = ()
 
@@ -65,6 +67,19 @@ EQUIFORMER = {"use_pbc": True, "otf_graph": False, "max_neighbors": 20, "max_rad
               "attn_alpha_channels": 4, "attn_value_channels": 4, "ffn_hidden_channels": 8,
               "lmax_list": [2], "mmax_list": [2], "edge_channels": 8,
               "num_sphere_samples": 16, "alpha_drop": 0.1, "drop_path_rate": 0.1}  # fmt: skip
+SPINCONV = {**COMMON, "hidden_channels": 16, "mid_hidden_channels": 24, "num_interactions": 2,
+            "num_basis_functions": 16, "sphere_size_lat": 6, "sphere_size_long": 4,
+            "max_num_neighbors": 20, "embedding_size": 4, "basis_width_scalar": 2.0}  # fmt: skip
+#: The first layer has scalars alone, so filters of higher order see zeros.
+ESCN_UNUSED = tuple(
+    f"layer_blocks.0.message_block.so2_block_{end}.so2_conv" for end in ("source", "target")
+)
+#: What an energy or a vector takes from the last block leaves some of its weights without use.
+EQUIFORMER_UNUSED = (
+    "energy_block.so3_linear_1",
+    "force_block.so2_conv_2.so2_m_conv.1",
+    "force_block.proj.bias",
+)
 
 MODELS: dict[str, ContractModel] = {
     "schnet-gradient": ContractModel("piwsl_ocp.models.schnet.SchNet", SCHNET, conservative=True),
@@ -72,20 +87,47 @@ MODELS: dict[str, ContractModel] = {
     "painn-gradient": ContractModel(
         "piwsl_ocp.models.painn.PaiNN", {**PAINN, "forces": "gradient"}, conservative=True
     ),
-    "escn-direct": ContractModel("piwsl_ocp.models.escn.ESCN", ESCN, activity=3.0),
+    "escn-direct": ContractModel(
+        "piwsl_ocp.models.escn.ESCN",
+        ESCN,
+        rotation_tolerance=0.2,
+        activity=2.0,
+        unused=ESCN_UNUSED,
+    ),
     "escn-gradient": ContractModel(
         "piwsl_ocp.models.escn.ESCN",
         {**ESCN, "forces": "gradient"},
         conservative=True,
-        activity=3.0,
+        rotation_tolerance=0.05,
+        activity=2.0,
+        unused=ESCN_UNUSED,
     ),
     "equiformer_v2-direct": ContractModel(
-        "piwsl_ocp.models.equiformer_v2.EquiformerV2", EQUIFORMER
+        "piwsl_ocp.models.equiformer_v2.EquiformerV2",
+        EQUIFORMER,
+        rotation_tolerance=1e-3,
+        unused=EQUIFORMER_UNUSED,
     ),
     "equiformer_v2-gradient": ContractModel(
         "piwsl_ocp.models.equiformer_v2.EquiformerV2",
         {**EQUIFORMER, "forces": "gradient"},
         conservative=True,
+        rotation_tolerance=1e-3,
+        unused=EQUIFORMER_UNUSED[:1],
+    ),
+    "spinconv-direct": ContractModel(
+        "piwsl_ocp.models.spinconv.SpinConv",
+        SPINCONV,
+        rotation_tolerance=1e-3,
+        covariant_forces=False,
+        activity=2.5,
+    ),
+    "spinconv-gradient": ContractModel(
+        "piwsl_ocp.models.spinconv.SpinConv",
+        {**SPINCONV, "force_estimator": "grad"},
+        conservative=True,
+        rotation_tolerance=1e-3,
+        activity=2.5,
     ),
 }
 
