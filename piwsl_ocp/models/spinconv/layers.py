@@ -192,14 +192,16 @@ class SpinFilter(nn.Module):
         self, grids: Tensor, forward: Tensor, kernel: Tensor, backward: Tensor
     ) -> Float[Tensor, "spheres width"]:
         """Return the mean over all turns r of Act(o(r))."""
-        spheres, frequencies = len(grids), forward.shape[1]
+        frequencies = forward.shape[1]
         grids = grids.to(self.weight.dtype).flatten(2)
         coefficients = torch.matmul(forward.flatten(0, 1), grids)
-        coefficients = coefficients.view(spheres, 2, frequencies, self.rows, self.groups, -1)
-        inputs = coefficients.permute(2, 4, 0, 1, 3, 5).reshape(len(kernel), spheres, -1)
+        coefficients = coefficients.unflatten(2, (self.rows, self.groups, -1))
+        coefficients = coefficients.unflatten(1, (2, frequencies))
+        inputs = coefficients.permute(2, 4, 0, 1, 3, 5).flatten(3).flatten(0, 1)
         outputs = torch.bmm(inputs, kernel)
-        outputs = outputs.view(frequencies, self.groups, spheres, 2, -1).permute(2, 1, 4, 3, 0)
-        turned = outputs.reshape(spheres, len(self.bias), -1) @ backward.flatten(0, 1)
+        outputs = outputs.unflatten(2, (2, -1)).unflatten(0, (frequencies, self.groups))
+        outputs = outputs.permute(2, 1, 4, 3, 0).flatten(3).flatten(1, 2)
+        turned = outputs @ backward.flatten(0, 1)
         return silu(turned + self.bias[:, None]).mean(dim=2)
 
 
