@@ -154,6 +154,7 @@ def print_noise(
         table.add_column(heading, justify="left" if heading in ("variant", "mode") else "right")
     for name, model in models.items():
         for mode in ("train", "eval"):
+            torch.manual_seed(seed)
             row = noise_row(model.train(mode == "train"), batch, forces, length, passes)
             table.add_row(name, mode, *(f"{value / work:.2e}" for value in row))
     Console().print(table)
@@ -161,10 +162,11 @@ def print_noise(
 
 def print_symmetries(options: dict[str, Any], gain: float, length: float, seed: int) -> None:
     """Print the errors of the symmetries of every variant in evaluation."""
-    table = Table(title="errors of symmetries: E by |F.d|, F by its size")
-    changes = [f"{change} {v}" for change in ("turn", "shift", "permute") for v in "EF"]
+    table = Table(title="errors of symmetries: E by |F.d|, F by its size", padding=0)
+    changes = [f"{change} {v}" for change in ("turn", "shift", "order") for v in "EF"]
     for heading in ("variant", "type", *changes):
-        table.add_column(heading, justify="left" if heading in ("variant", "type") else "right")
+        justify = "left" if heading in ("variant", "type") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for dtype in (torch.float64, torch.float32):
         with default_dtype(dtype):
             models = variants(options, gain)

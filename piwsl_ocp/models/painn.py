@@ -24,17 +24,25 @@ class PaiNN(EnergyModel, EdgeGraph, fairchem.PaiNN):
     the energy. Structures without an edge are allowed here.
 
     Args:
-        forces: `direct` or `gradient`.
+        forces: `direct` or `gradient`; None: as `direct_forces` says.
+        direct_forces: fairchem's word for the same choice.
         regress_forces: False: energies alone.
-        options: of fairchem's model, but `direct_forces`.
+        options: of fairchem's model.
     """
 
     FORCE_HEAD = "out_forces"
 
-    @options_of(fairchem.PaiNN, "direct_forces")
+    @options_of(fairchem.PaiNN)
     def __init__(
-        self, *, forces: str = "direct", regress_forces: bool = True, **options: Any
+        self,
+        *,
+        forces: str | None = None,
+        direct_forces: bool = True,
+        regress_forces: bool = True,
+        **options: Any,
     ) -> None:
+        if forces is None:
+            forces = "direct" if direct_forces else "gradient"
         forces = checked_choice("forces", forces, self.FORCES)
         super().__init__(
             regress_forces=regress_forces, direct_forces=forces == "direct", **options

@@ -197,6 +197,19 @@ def test_a_structure_does_not_feel_the_rest_of_the_batch(
         assert_close(together[key], torch.cat([one[key] for one in alone]))
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_a_model_can_change_its_type(name: str, assert_close: Callable[..., None]) -> None:
+    used, fresh = (small_model(name, torch.float32, forces="gradient") for _ in range(2))
+    single = used(batch_of(structures(), torch.float32))
+    double = used.double()(batch_of(structures()))
+    expected = fresh.double()(batch_of(structures()))
+    for key, value in expected.items():
+        assert single[key].dtype == torch.float32
+        assert_close(double[key], value)
+        size = value.abs().max()
+        assert_close((single[key] / size).float(), (value / size).float(), scale=10.0)
+
+
 @pytest.mark.parametrize(("name", "forces"), EVERY_KIND)
 def test_translation_and_order_of_atoms(
     name: str, forces: str, assert_close: Callable[..., None]
@@ -303,6 +316,12 @@ def test_options_can_be_checked_before_a_model_is_built(name: str) -> None:
     assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
     with pytest.raises(UserError, match=r"model\.forces: found 'gradent', .* is 'gradient'"):
         small_model(name, forces="gradent")
+
+
+def test_painn_knows_fairchems_word_for_the_choice() -> None:
+    assert small_model(PAINN).forces == "direct"
+    assert small_model(PAINN, direct_forces=False).forces == "gradient"
+    assert small_model(PAINN, direct_forces=True, forces="gradient").forces == "gradient"
 
 
 def test_schnet_has_no_direct_forces() -> None:
