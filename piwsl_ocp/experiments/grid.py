@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -11,7 +12,11 @@ from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.ocp.config import configs_folder
 
 CASES_FILE = "cases.yml"
-MODELS = ("schnet", "painn")
+MODELS = ("schnet", "painn", "spinconv", "escn", "equiformer_v2")
+
+#: Models whose forces are the gradient of their energy, by the model of the same cases.
+GRADIENT_MODELS = {f"{model}_gf": model for model in MODELS[1:]}
+GRADIENT_METHODS = ("supervised", "piwsl", "trapezoid")
 
 #: Name of a method -> its file in configs/methods; {case} is that of Table A3.
 METHODS = {
@@ -30,6 +35,7 @@ SCALES = {"paper": ("paper_scale", ""), "cpu": ("cpu_scale", "_cpu")}
 #: What a model changes on a data set at the published scale (Tables 2 and A1).
 EXCEPTIONS = {
     ("tio2", "painn"): {"model": {"cutoff": 5.0}},
+    ("tio2", "painn_gf"): {"model": {"cutoff": 5.0}},
     ("tio2", "schnet"): {"optim": {"batch_size": 32}},
 }
 
@@ -40,10 +46,10 @@ def experiments() -> Iterator[tuple[Path, str]]:
     cases = yaml.safe_load((configs / CASES_FILE).read_text())
     for scale in SCALES:
         for dataset in sorted(path.stem for path in (configs / "datasets" / scale).glob("*.yml")):
-            for model in MODELS:
-                for method in METHODS:
-                    path = Path("experiments") / folder(scale, dataset) / f"{model}_{method}.yml"
-                    yield path, _text(scale, dataset, model, method, cases[dataset][model])
+            for model, method in _trainings():
+                path = Path("experiments") / folder(scale, dataset) / f"{model}_{method}.yml"
+                case = cases[dataset][GRADIENT_MODELS.get(model, model)]
+                yield path, _text(scale, dataset, model, method, case)
 
 
 def folder(scale: str, dataset: str) -> str:
@@ -58,6 +64,11 @@ def write_experiments() -> int:
     for path, text in files:
         write_atomically(configs_folder() / path, lambda file, text=text: file.write(text.encode()))
     return len(files)
+
+
+def _trainings() -> Iterator[tuple[str, str]]:
+    yield from product(MODELS, METHODS)
+    yield from product(GRADIENT_MODELS, GRADIENT_METHODS)
 
 
 def _text(scale: str, dataset: str, model: str, method: str, case: str) -> str:
