@@ -94,9 +94,7 @@ def batch_of(
     """Return structures with their edges, positions as exact as given."""
     records = []
     for number, atoms in enumerate(structures):
-        record = graph_data(atoms, number, CUTOFF_ANGSTROM, max_neighbors)
-        record.pos = torch.tensor(atoms.get_positions(), dtype=dtype)
-        records.append(record)
+        records.append(graph_data(atoms, number, CUTOFF_ANGSTROM, max_neighbors, dtype))
     batch = data_list_collater(records, otf_graph=False)
     if keys is not None:
         batch.noise_key = torch.tensor(keys)

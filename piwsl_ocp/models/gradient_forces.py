@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.models.edges import structure_name
 from piwsl_ocp.models.elements import check_elements
 
 Outputs = dict[str, Tensor]
@@ -67,7 +68,9 @@ class EnergyModel:
             UserError: if two atoms of a structure that share an edge are on the same spot, or an
                 element is not known to the model.
         """
-        check_elements(self, [int(data.atomic_numbers.max())], "the batch")
+        heaviest = int(data.atomic_numbers.argmax())
+        where = structure_name(data, int(data.batch[heaviest]))
+        check_elements(self, [int(data.atomic_numbers[heaviest])], where)
         if self.forces in ("direct", "none"):
             return dict(self.predict(copy.copy(data)))
         return gradient_forces(self.predict, data, self.training)

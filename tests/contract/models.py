@@ -19,6 +19,7 @@ from torch import nn
 from torch_geometric.data import Batch
 
 from piwsl_ocp.ocp.predictor import graph_data
+from tests.small_models import CUTOFF_ANGSTROM, EQUIFORMER, ESCN, PAINN, SCHNET, SMALL
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,19 @@ class ContractModel:
         return model.to(dtype).eval()
 
 
-COMMON = {"use_pbc": True, "otf_graph": False, "cutoff": 4.0}
-SCHNET = {**COMMON, "hidden_channels": 16, "num_filters": 16, "num_interactions": 2,
-          "num_gaussians": 16}  # fmt: skip
-PAINN = {**COMMON, "hidden_channels": 16, "num_layers": 2, "num_rbf": 16}
-ESCN = {**COMMON, "max_neighbors": 20, "lmax_list": [2], "mmax_list": [2], "num_layers": 2,
-        "sphere_channels": 8, "hidden_channels": 16, "edge_channels": 8,
-        "num_sphere_samples": 16, "distance_resolution": 0.2}  # fmt: skip
-EQUIFORMER = {"use_pbc": True, "otf_graph": False, "max_neighbors": 20, "max_radius": 4.0,
-              "num_layers": 2, "grid_resolution": 8,
-              "sphere_channels": 8, "attn_hidden_channels": 8, "num_heads": 2,
-              "attn_alpha_channels": 4, "attn_value_channels": 4, "ffn_hidden_channels": 8,
-              "lmax_list": [2], "mmax_list": [2], "edge_channels": 8,
-              "num_sphere_samples": 16, "alpha_drop": 0.1, "drop_path_rate": 0.1}  # fmt: skip
-SPINCONV = {**COMMON, "hidden_channels": 16, "mid_hidden_channels": 24, "num_interactions": 2,
-            "num_basis_functions": 16, "sphere_size_lat": 6, "sphere_size_long": 4,
-            "max_num_neighbors": 20, "embedding_size": 4, "basis_width_scalar": 2.0}  # fmt: skip
+SPINCONV = "piwsl_ocp.models.spinconv.SpinConv"
+SPINCONV_OPTIONS = {
+    "hidden_channels": 16,
+    "mid_hidden_channels": 24,
+    "num_interactions": 2,
+    "num_basis_functions": 16,
+    "basis_width_scalar": 2.0,
+    "sphere_size_lat": 6,
+    "sphere_size_long": 4,
+    "max_num_neighbors": 20,
+    "embedding_size": 4,
+    "cutoff": CUTOFF_ANGSTROM,
+}
 #: The first layer has scalars alone, so filters of higher order see zeros.
 ESCN_UNUSED = tuple(
     f"layer_blocks.0.message_block.so2_block_{end}.so2_conv" for end in ("source", "target")
@@ -82,49 +80,49 @@ EQUIFORMER_UNUSED = (
 )
 
 MODELS: dict[str, ContractModel] = {
-    "schnet-gradient": ContractModel("piwsl_ocp.models.schnet.SchNet", SCHNET, conservative=True),
-    "painn-direct": ContractModel("piwsl_ocp.models.painn.PaiNN", PAINN),
+    "schnet-gradient": ContractModel(SCHNET, SMALL[SCHNET], conservative=True),
+    "painn-direct": ContractModel(PAINN, SMALL[PAINN]),
     "painn-gradient": ContractModel(
-        "piwsl_ocp.models.painn.PaiNN", {**PAINN, "forces": "gradient"}, conservative=True
+        PAINN, {**SMALL[PAINN], "forces": "gradient"}, conservative=True
     ),
     "escn-direct": ContractModel(
-        "piwsl_ocp.models.escn.ESCN",
         ESCN,
+        SMALL[ESCN],
         rotation_tolerance=0.2,
         activity=2.0,
         unused=ESCN_UNUSED,
     ),
     "escn-gradient": ContractModel(
-        "piwsl_ocp.models.escn.ESCN",
-        {**ESCN, "forces": "gradient"},
+        ESCN,
+        {**SMALL[ESCN], "forces": "gradient"},
         conservative=True,
         rotation_tolerance=0.05,
         activity=2.0,
         unused=ESCN_UNUSED,
     ),
     "equiformer_v2-direct": ContractModel(
-        "piwsl_ocp.models.equiformer_v2.EquiformerV2",
         EQUIFORMER,
-        rotation_tolerance=1e-3,
+        SMALL[EQUIFORMER],
+        rotation_tolerance=0.05,
         unused=EQUIFORMER_UNUSED,
     ),
     "equiformer_v2-gradient": ContractModel(
-        "piwsl_ocp.models.equiformer_v2.EquiformerV2",
-        {**EQUIFORMER, "forces": "gradient"},
+        EQUIFORMER,
+        {**SMALL[EQUIFORMER], "forces": "gradient"},
         conservative=True,
-        rotation_tolerance=1e-3,
+        rotation_tolerance=0.01,
         unused=EQUIFORMER_UNUSED[:1],
     ),
     "spinconv-direct": ContractModel(
-        "piwsl_ocp.models.spinconv.SpinConv",
         SPINCONV,
+        SPINCONV_OPTIONS,
         rotation_tolerance=1e-3,
         covariant_forces=False,
         activity=2.5,
     ),
     "spinconv-gradient": ContractModel(
-        "piwsl_ocp.models.spinconv.SpinConv",
-        {**SPINCONV, "force_estimator": "grad"},
+        SPINCONV,
+        {**SPINCONV_OPTIONS, "force_estimator": "grad"},
         conservative=True,
         rotation_tolerance=1e-3,
         activity=2.5,

@@ -332,7 +332,7 @@ def test_schnet_has_no_direct_forces() -> None:
 @pytest.mark.parametrize("name", ROTATED)
 def test_unknown_elements_are_named(name: str) -> None:
     model = small_model(name, forces="gradient", max_num_elements=8)
-    with pytest.raises(UserError, match="structure sid 1: atomic number 8, expected less than"):
+    with pytest.raises(UserError, match="structure sid 1: atomic number 8, but"):
         model(batch_of([molecule("CH4"), molecule("H2O")]))
 
 
