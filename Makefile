@@ -49,6 +49,7 @@ test: lint  ## check style and import order, run all tests, show line coverage
 
 lint: $(STAMP)  ## check style and import order
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/lint-imports --no-cache
 
 coverage: $(STAMP)  ## run all tests, write line coverage to htmlcov/

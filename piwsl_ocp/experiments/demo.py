@@ -26,6 +26,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.aspirin_scan import aspirin
 from piwsl_ocp.experiments.aspirin import bond_figure
 from piwsl_ocp.experiments.compare import Comparison, compare
+from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.processes import available_cores, run_jobs
 from piwsl_ocp.experiments.report import snippet, write_report
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
@@ -33,6 +34,9 @@ from piwsl_ocp.experiments.tables import csv_text, markdown, terminal_table
 
 TRAINING_STRUCTURES = 100
 STEPS = 1000
+
+#: What is measured of each run.
+_MEASUREMENTS = ("errors", "bond_scan")
 
 #: Validations of a run.
 EVALUATIONS = 10
@@ -132,13 +136,11 @@ class Demo:
         return load_config(path, overrides)
 
     def _train(self) -> None:
-        from piwsl_ocp.experiments.worker import Job
-
         jobs = {}
         for method, seed in self._runs():
             folder, config = self.run_folder(method, seed), self._config(method, seed)
             _check_same_settings(folder, config)
-            jobs[method, seed] = Job(config, str(folder), str(self.data), bond_scan=True)
+            jobs[method, seed] = Job(config, str(folder), str(self.data), _MEASUREMENTS)
         left = {key: job for key, job in jobs.items() if not job.is_done}
         if not left:
             return

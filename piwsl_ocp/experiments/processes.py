@@ -9,12 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from piwsl_ocp.errors import UserError
-
-if TYPE_CHECKING:
-    from piwsl_ocp.experiments.worker import Job
+from piwsl_ocp.experiments.job import Job, to_json
 
 #: Seconds between two looks at the running jobs.
 POLL_SECONDS = 0.5
@@ -71,8 +69,6 @@ def run_jobs(
 
 
 def _start(jobs: Sequence[Job]) -> Worker:
-    from piwsl_ocp.experiments.worker import to_json
-
     output = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
     process = subprocess.Popen(
         [sys.executable, "-m", "piwsl_ocp.experiments.worker"],

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
-import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.evaluation.evaluate import evaluate
-from piwsl_ocp.experiments.aspirin import RESULT as BOND_SCAN
-from piwsl_ocp.experiments.aspirin import scan_run
-from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
+from piwsl_ocp.experiments.job import Job, from_json
+from piwsl_ocp.experiments.measurements import MEASUREMENTS
+from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.run import train
 
@@ -32,54 +27,13 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run to make.
-
-    Attributes:
-        config: a resolved configuration.
-        run_folder: where it goes; a run that is there already is gone on with.
-        dataset_folder: the data to evaluate on.
-        bond_scan: whether to scan the bond of the embedded aspirin.
-    """
-
-    config: dict[str, Any]
-    run_folder: str
-    dataset_folder: str
-    bond_scan: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the training is finished and every result is there."""
-        path = Path(self.run_folder)
-        if not (path / CONFIG_FILE).is_file():
-            return False
-        run = RunFolder(path)
-        scanned = not self.bond_scan or (path / BOND_SCAN).is_file()
-        return run.is_finished and run.has_result() and scanned
-
-
-def to_json(jobs: Sequence[Job]) -> str:
-    """Return jobs as one line."""
-    return json.dumps([asdict(job) for job in jobs])
-
-
-def from_json(line: str) -> list[Job]:
-    """Return the jobs that `to_json` wrote."""
-    return [Job(**fields) for fields in json.loads(line)]
-
-
 def run(job: Job) -> None:
     """Do what is left of a job."""
     path = Path(job.run_folder)
-    begun = (path / CONFIG_FILE).is_file()
-    if not (begun and RunFolder(path).is_finished):
-        train(job.config, path, resume=begun)
-    made, data = RunFolder(path), Path(job.dataset_folder)
-    if not made.has_result():
-        evaluate(path, data)
-    if job.bond_scan and not (path / BOND_SCAN).is_file():
-        scan_run(made, data)
+    if not job.is_trained:
+        train(job.config, path, resume=job.is_begun)
+    for name in job.missing_measurements:
+        MEASUREMENTS[name].measure(RunFolder(path), Path(job.dataset_folder))
 
 
 def _stop_with_parent() -> None:

@@ -60,9 +60,7 @@ class KeyedDropout(torch.nn.Module):
         shared: dimensions of the input that share one draw.
     """
 
-    def __init__(
-        self, rate: float, kind: str, draws: Draws, shared: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, rate: float, kind: str, draws: Draws, shared: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.rate, self.kind, self.draws, self.shared = rate, kind, draws, shared
 

@@ -44,9 +44,7 @@ class PaiNN(EnergyModel, EdgeGraph, fairchem.PaiNN):
         if forces is None:
             forces = "direct" if direct_forces else "gradient"
         forces = checked_choice("forces", forces, self.FORCES)
-        super().__init__(
-            regress_forces=regress_forces, direct_forces=forces == "direct", **options
-        )
+        super().__init__(regress_forces=regress_forces, direct_forces=forces == "direct", **options)
         self.forces = forces if regress_forces else "none"
 
     def predict(self, data: Batch) -> dict[str, Tensor]:

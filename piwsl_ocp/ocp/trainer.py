@@ -112,9 +112,7 @@ class PIWSLTrainer(OCPTrainer):
         self.config["dataset"]["graph"] = None if model.otf_graph else graph
         super().load_datasets()
         datasets = {"train": self.train_dataset, "val": self.val_dataset, "test": self.test_dataset}
-        self.label_statistics = labels.statistics(
-            self.config, self.options.energy_unit, datasets
-        )
+        self.label_statistics = labels.statistics(self.config, self.options.energy_unit, datasets)
         elements = self.label_statistics.info.get("elements", ())
         check_elements(model, elements, f"'{labels.dataset_folder(self.config)}'")
 
@@ -273,4 +271,3 @@ class PIWSLTrainer(OCPTrainer):
         if not inference_only:
             self.random_state = extra.get("random_state")
             self.progress.train_seconds = extra.get("train_seconds", 0.0)
-

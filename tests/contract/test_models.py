@@ -305,9 +305,7 @@ def test_unusual_structures_give_finite_numbers_or_a_clear_error(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("amp", [False, True])
-def test_a_gpu_gives_the_same(
-    contract: ContractModel, structures: list[Atoms], amp: bool
-) -> None:
+def test_a_gpu_gives_the_same(contract: ContractModel, structures: list[Atoms], amp: bool) -> None:
     model = contract.build(torch.float32)
     expected = evaluate(model, structures, torch.float32)
     on_gpu = model.to("cuda")

@@ -15,9 +15,9 @@ import pytest
 from piwsl_ocp import PIWSLCalculator
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.aspirin_scan import ASPIRIN_FILE, read_scan
+from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.processes import run_jobs
 from piwsl_ocp.experiments.run_folder import RunFolder
-from piwsl_ocp.experiments.worker import Job
 
 STEPS = 40
 METHODS = ("piwsl", "supervised", "trapezoid")

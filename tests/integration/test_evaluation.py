@@ -68,9 +68,7 @@ def test_other_checkpoints_do_not_replace_the_results_of_the_best(run: Path) -> 
     assert (run / "results" / "last_ema" / "test.json").is_file()
 
 
-def test_data_with_other_labels_are_refused(
-    run: Path, ethanol_in_ev: Path, tmp_path: Path
-) -> None:
+def test_data_with_other_labels_are_refused(run: Path, ethanol_in_ev: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds energies in eV, the model was trained in kcal/mol"):
         evaluate(run, ethanol_in_ev)
     molecules = converted("molecules", tmp_path / "molecules")

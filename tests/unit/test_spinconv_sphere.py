@@ -100,9 +100,7 @@ def test_coordinates_have_their_own_derivatives() -> None:
     assert torch.autograd.gradcheck(coordinates, q.requires_grad_())
 
 
-POSITIONS = torch.tensor(
-    [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0.10]], dtype=torch.float64
-)
+POSITIONS = torch.tensor([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0.10]], dtype=torch.float64)
 EDGE_INDEX = torch.tensor([[1, 2, 0, 2, 0, 1], [0, 0, 1, 1, 2, 2]])
 
 

@@ -99,7 +99,7 @@ class DistanceLayer(nn.Module):
         if self.scale_bound is not None:
             row = (pairs.first * self.elements + pairs.second)[pairs.which]
             exponent = 2 * torch.sigmoid(self.scale_embedding(row)) - 1
-            scale = self.scale_bound**exponent.squeeze(1)
+            scale = self.scale_bound ** exponent.squeeze(1)
             distances = distances * scale + self.offset_embedding(row).squeeze(1)
         return self.dense(self.basis(distances).to(self.dense.weight.dtype))
 

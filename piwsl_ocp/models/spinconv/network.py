@@ -238,9 +238,7 @@ class SpinConv(nn.Module, GraphModelMixin):
         )
         return chosen.index, chosen.vectors
 
-    def rotations(
-        self, data: Any, structures: int
-    ) -> Float[Tensor, "atoms repetitions 3 3"]:
+    def rotations(self, data: Any, structures: int) -> Float[Tensor, "atoms repetitions 3 3"]:
         """Return the rotations of every atom: drawn in training, fixed in evaluation."""
         dtype = torch.promote_types(data.pos.dtype, torch.float32)
         if self.training:

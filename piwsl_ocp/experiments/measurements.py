@@ -1,0 +1,36 @@
+"""What can be measured of a finished training, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from piwsl_ocp.experiments.aspirin import RESULT as BOND_SCAN
+from piwsl_ocp.experiments.aspirin import scan_run
+from piwsl_ocp.experiments.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of the best checkpoint of a run.
+
+    Attributes:
+        result: the file that it leaves in the run folder.
+        measure: does it, given the run and the folder of its data set.
+    """
+
+    result: str
+    measure: Callable[[RunFolder, Path], object]
+
+
+def _errors(run: RunFolder, dataset_folder: Path) -> None:
+    from piwsl_ocp.evaluation.evaluate import evaluate
+
+    evaluate(run.path, dataset_folder)
+
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "errors": Measurement("results/test.json", _errors),
+    "bond_scan": Measurement(BOND_SCAN, scan_run),
+}
