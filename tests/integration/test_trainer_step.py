@@ -165,6 +165,13 @@ def test_a_non_finite_prediction_stops_and_names_the_record(ethanol: Path) -> No
         trainer._forward(batch)
 
 
+def test_fairchems_painn_refuses_a_structure_without_edges(ethanol: Path) -> None:
+    settings = {"model.cutoff": 0.5, "model.name": "piwsl_ocp.models.painn.PaiNN"}
+    assert one_batch(make_trainer(ethanol, settings)).edge_index.shape == (2, 0)
+    with pytest.raises(UserError, match=r"record 0 of '.*' has no two atoms within the cutoff"):
+        one_batch(make_trainer(ethanol, {**settings, "model.name": "painn"}))
+
+
 @pytest.mark.parametrize("model", ["painn", "schnet"])
 def test_training_lowers_the_loss(
     ethanol: Path, model: str, tmp_path: Path, trained: Callable[..., Path]
