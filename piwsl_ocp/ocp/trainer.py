@@ -64,7 +64,8 @@ class PIWSLTrainer(OCPTrainer):
 
     Use it by `trainer: piwsl_ocp.ocp.trainer.PIWSLTrainer` (or `piwsl` where this package is
     imported first); its options stand under `optim.piwsl` (see `PIWSLOptions`). Besides fairchem's
-    keys, `optim.max_steps` ends the training after so many steps.
+    keys, `optim.max_steps` ends the training after so many steps; it is also the length of a
+    cosine schedule (`CosineAnnealingLR`) whose `T_max` is not given.
 
     The loss of a step is fairchem's supervised loss, plus for each term C times the mean over
     structures of the metric of its residual, in kcal/mol; all of it is divided by one common scale.
@@ -74,6 +75,8 @@ class PIWSLTrainer(OCPTrainer):
         """Check the options first, then load everything as fairchem does."""
         optim = self.config["optim"]
         self.options = PIWSLOptions.parse(optim.get("piwsl"), self.config["outputs"])
+        if optim.get("scheduler") == "CosineAnnealingLR" and "max_steps" in optim:
+            optim.setdefault("T_max", optim["max_steps"])
         scoring.require_squared_errors(self.config["evaluation_metrics"])
         self.copies: CopyEvaluator | None = None
         self.evaluation: Evaluation | None = None
