@@ -271,9 +271,7 @@ def _provenance(run: RunFolder, result: Mapping[str, Any]) -> Provenance:
 
 def _curve(run: RunFolder) -> dict[str, list[float]]:
     rows = run.metrics("val")
-    return {
-        name: [_short(value) for value in rows[name]] for name in CURVE if name in rows.columns
-    }
+    return {name: [_short(value) for value in rows[name]] for name in CURVE if name in rows.columns}
 
 
 def _measured(run: RunFolder, name: str) -> dict[str, Any] | None:
