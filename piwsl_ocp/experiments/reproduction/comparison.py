@@ -138,7 +138,7 @@ def fill(
 
 
 def effect(gain: float) -> int:
-    """Return −1 for a smaller error, 1 for a larger one, 0 for a change of less than one per cent."""
+    """Return −1 for a smaller error, 1 for a larger one, 0 for less than one per cent."""
     return 0 if abs(gain) < NO_EFFECT else int(math.copysign(1, gain))
 
 

@@ -28,6 +28,12 @@ FOOTNOTE = (
     "than the standard deviation of the difference."
 )
 
+_CSV_HEADER = (
+    *("table", "row", "column", "ours", "scale", "quantity", "unit"),
+    *("mean", "std", "seeds", "gain", "paper_mean", "paper_std", "paper_gain", "effect"),
+    *("note", "missing", "steps", "commit", "train_data", "test_data", "runs"),
+)
+
 #: Heading of the columns of one quantity.
 _PARTS = ("ours", "paper", "effect")
 
@@ -79,10 +85,7 @@ def csv_text(tables: Sequence[FilledTable]) -> str:
     """Return one line for each cell and quantity of all tables."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        "table row column ours scale quantity unit mean std seeds gain paper_mean paper_std "
-        "paper_gain effect note missing steps commit train_data test_data runs".split()
-    )
+    writer.writerow(_CSV_HEADER)
     for filled in tables:
         for cell in filled.cells:
             for comparison in cell.comparisons.values():

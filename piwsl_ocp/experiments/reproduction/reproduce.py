@@ -162,11 +162,13 @@ def overview(tables: Sequence[PaperTable], results: Path) -> Table:
             "estimates, ~ is nothing but estimates. cpu: one core; paper: one A100."
         ),
         caption_justify="left",
+        expand=True,
+        padding=(0, 0, 0, 1),
     )
-    shown.add_column("table", no_wrap=True)
+    shown.add_column("table", no_wrap=True, ratio=1)
     for name in SCALES:
         for heading in (f"{name}\ncells", "runs", "cost"):
-            shown.add_column(heading, justify="right")
+            shown.add_column(heading, justify="right", no_wrap=True)
     at_scale = [(find_scale(name), read_all(results, name)) for name in SCALES]
     for table in tables:
         columns = [text for scale, found in at_scale for text in _summary([table], scale, found)]

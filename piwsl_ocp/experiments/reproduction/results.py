@@ -94,11 +94,11 @@ class RunResult(_Section):
     train: int
     test: int
     batch_size: int
-    epsilon_angstrom: float | None
+    epsilon_angstrom: float | None = None
     unit: str
     errors: dict[str, float]
     consistency_error: float
-    seconds_per_step: float | None
+    seconds_per_step: float | None = None
     curl: dict[str, Any] | None = None
     bond_scan: dict[str, Any] | None = None
     curve: dict[str, list[float]]
