@@ -158,7 +158,7 @@ def training(cell: Cell, table: PaperTable, scale: Scale) -> Training:
     model = model_file(settings)
     name = dataset_config(settings, scale)
     parts = grid.parts(scale.name, name, model, method_file(settings))
-    config = compose(parts, {})
+    config = deepcopy(_composed(parts))
     for section, values in grid.exceptions(scale.name, name, model).items():
         config[section] = {**config[section], **values}
     for key, value in (settings.set or {}).items():
@@ -264,6 +264,11 @@ def _set_steps(config: dict[str, Any], settings: Settings, scale: Scale) -> None
         optim["T_max"] = optim["max_steps"]
     if scale.steps:
         optim["eval_every"] = max(1, optim["max_steps"] // EVALUATIONS)
+
+
+@cache
+def _composed(parts: tuple[str, ...]) -> dict[str, Any]:
+    return compose(parts, {})
 
 
 @cache
