@@ -75,8 +75,8 @@ def bond_profile(tables: Mapping[str, FilledTable]) -> str | None:
 
 def curl(tables: Mapping[str, FilledTable]) -> str | None:
     """Return the curl of the forces by model and method, relative to supervised."""
-    cells = [c for c in _cells(tables, "table_A18") if c.cell.column != BASELINE]
-    if not any(c.comparisons["curl"].our_gain is not None for c in cells):
+    cells = [c for c in _cells(tables, "table_A18") if c.comparisons["curl"].our_gain is not None]
+    if not cells:
         return None
     with _panels(1, "curl") as (figure, panels):
         names = [f"{c.cell.row.replace('_', ' ')}\n{c.cell.column}" for c in cells]

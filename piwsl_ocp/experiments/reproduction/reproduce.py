@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale
 from piwsl_ocp.experiments.run_folder import RunFolder
 
 SCALES = ("cpu", "paper")
+
+#: Seconds between two looks at which runs are finished.
+POLL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Reproduction:
         total = len(left)
         while left:
             try:
-                _launch(left, min(parallel, len(left)))
+                run_jobs(left, min(parallel, len(left)), _Announcer(left, self._print))
             except UserError as error:
                 failures.append(str(error))
                 self._print(f"error: {error}")
@@ -142,9 +146,20 @@ class Reproduction:
         self.console.print(line, markup=False, soft_wrap=True)
 
 
-def _launch(jobs: Sequence[Job], parallel: int) -> None:
-    """Run jobs; nothing else here knows how that is done."""
-    run_jobs(jobs, parallel)
+class _Announcer:
+    """Says which runs have been finished since it last looked, at most every ten seconds."""
+
+    def __init__(self, jobs: Sequence[Job], say: Callable[[str], None]) -> None:
+        self._left, self._total, self._say = list(jobs), len(jobs), say
+        self._looked = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._looked < POLL_SECONDS:
+            return
+        for job in [job for job in self._left if job.is_done]:
+            self._left.remove(job)
+            self._say(f"{self._total - len(self._left)} of {self._total}: {job.name}")
+        self._looked = time.monotonic()
 
 
 def collect_if_there(folders: Folders) -> list[str]:
