@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from piwsl_ocp.consistency.potential import Labels, Potential, Prediction, Structures
 from piwsl_ocp.consistency.residuals import sum_over_atoms
-from piwsl_ocp.consistency.terms import Evaluations
+from piwsl_ocp.consistency.terms import TERMS, Evaluations
+
+#: All terms but the one whose residual depends on the other structures of the batch on purpose.
+PER_STRUCTURE = tuple(name for name in TERMS if name != "pisc_batch_work")
 
 
 def random_structures(

@@ -36,11 +36,26 @@ def uniform(
         (N, 3) Angstrom, on the device and in the dtype of the positions; 0 for fixed atoms.
     """
 
-    def draw(num_atoms: int, generator: torch.Generator) -> Tensor:
-        magnitude = magnitude_max * torch.rand((), dtype=torch.float64, generator=generator)
-        return magnitude * _cube(num_atoms, generator)
+    return _scaled_draw(structures, magnitude_max, generators, _cube)
 
-    return _cast(_hold_fixed(_draw(structures, generators, draw), structures), structures)
+
+def uniform_one_sided(
+    structures: Structures, magnitude_max: float, generators: Sequence[torch.Generator]
+) -> Float[Tensor, "atoms 3"]:
+    """Draw delta_i = eps_b g_i with g in U(0, 1)^3 and one eps_b in U(0, magnitude_max).
+
+    A deviation from B.1 of arXiv 2408.05215, to measure what it does: the mean displacement is
+    not zero, so every structure is moved along (1, 1, 1) on average.
+
+    Args:
+        structures: B structures of N atoms.
+        magnitude_max: largest size of a component, Angstrom.
+        generators: one per structure.
+
+    Returns:
+        (N, 3) Angstrom, on the device and in the dtype of the positions; 0 for fixed atoms.
+    """
+    return _scaled_draw(structures, magnitude_max, generators, _positive_cube)
 
 
 def unit(
@@ -90,9 +105,15 @@ def unit_per_atom(
 #: Samplers that need nothing but random numbers, by the name used in a configuration.
 DISPLACEMENTS: dict[str, Sampler] = {
     "uniform": uniform,
+    "uniform_one_sided": uniform_one_sided,
     "unit": unit,
     "unit_per_atom": unit_per_atom,
 }
+
+
+#: Names of the displacements along the gradient of the energy error -> whether that gradient is
+#: taken with the reference forces.
+ADVERSARIAL: dict[str, bool] = {"adversarial": True, "adversarial_predicted_forces": False}
 
 
 @dataclass(frozen=True)
@@ -100,7 +121,7 @@ class DisplacementOptions:
     """How the displaced copies of a structure are drawn.
 
     Attributes:
-        name: a key of `DISPLACEMENTS`.
+        name: a key of `DISPLACEMENTS` or of `ADVERSARIAL`.
         epsilon_max_angstrom: size of a displacement, Angstrom, as the sampler of that name
             reads it; at least 0.
         atom_fraction: share of the atoms of a structure that is moved, in (0, 1].
@@ -114,7 +135,7 @@ class DisplacementOptions:
     atom_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        expect_choice("displacement", self.name, DISPLACEMENTS)
+        expect_choice("displacement", self.name, [*DISPLACEMENTS, *ADVERSARIAL])
         if expect_number("epsilon_max_angstrom", self.epsilon_max_angstrom) < 0:
             raise UserError(
                 f"epsilon_max_angstrom is {self.epsilon_max_angstrom}: "
@@ -128,7 +149,11 @@ class DisplacementOptions:
 
 
 def displace(
-    structures: Structures, options: DisplacementOptions, generators: Sequence[torch.Generator]
+    structures: Structures,
+    options: DisplacementOptions,
+    generators: Sequence[torch.Generator],
+    prediction: Prediction | None = None,
+    labels: Labels | None = None,
 ) -> Float[Tensor, "atoms 3"]:
     """Draw the displacement of each structure from its own generator.
 
@@ -139,14 +164,28 @@ def displace(
         structures: B structures of N atoms.
         options: which sampler, how far, which share of the atoms.
         generators: one per structure, as `randomness.generators` makes them.
+        prediction: of the clean structures; for the displacements in `ADVERSARIAL` alone.
+        labels: reference values of the clean structures; for these alone, too.
 
     Returns:
         (N, 3) Angstrom, on the device and in the dtype of the positions; 0 for atoms at rest.
+
+    Raises:
+        UserError: if the displacement needs reference forces and there are none.
     """
     if options.atom_fraction < 1:
         structures = hold_all_but_fraction(structures, options.atom_fraction, generators)
-    sampler = DISPLACEMENTS[options.name]
-    return sampler(structures, options.epsilon_max_angstrom, generators)
+    size = options.epsilon_max_angstrom
+    if options.name not in ADVERSARIAL:
+        return DISPLACEMENTS[options.name](structures, size, generators)
+    if not ADVERSARIAL[options.name]:
+        labels = replace(labels, forces=None)
+    elif labels.forces is None:
+        raise UserError(
+            f"displacement '{options.name}' needs reference forces, the data set holds none: "
+            "use adversarial_predicted_forces"
+        )
+    return adversarial(structures, size, generators, prediction, labels)
 
 
 def hold_all_but_fraction(
@@ -219,9 +258,29 @@ def adversarial(
     return magnitude * signs[index, None] * directions
 
 
+def _scaled_draw(
+    structures: Structures,
+    magnitude_max: float,
+    generators: Sequence[torch.Generator],
+    draw_rows: Callable[[int, torch.Generator], Tensor],
+) -> Tensor:
+    """Draw rows for each structure and scale them by a magnitude in U(0, magnitude_max)."""
+
+    def draw(num_atoms: int, generator: torch.Generator) -> Tensor:
+        magnitude = magnitude_max * torch.rand((), dtype=torch.float64, generator=generator)
+        return magnitude * draw_rows(num_atoms, generator)
+
+    return _cast(_hold_fixed(_draw(structures, generators, draw), structures), structures)
+
+
+def _positive_cube(num_atoms: int, generator: torch.Generator) -> Tensor:
+    """Draw (num_atoms, 3) float64 numbers from U(0, 1)."""
+    return torch.rand(num_atoms, 3, dtype=torch.float64, generator=generator)
+
+
 def _cube(num_atoms: int, generator: torch.Generator) -> Tensor:
     """Draw (num_atoms, 3) float64 numbers from U(-1, 1)."""
-    return 2 * torch.rand(num_atoms, 3, dtype=torch.float64, generator=generator) - 1
+    return 2 * _positive_cube(num_atoms, generator) - 1
 
 
 def _atoms_by_structure(structures: Structures) -> tuple[Tensor, ...]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from piwsl_ocp.consistency.choices import expect_choice, expect_number
-from piwsl_ocp.consistency.displacement import DisplacementOptions, displace
+from piwsl_ocp.consistency.displacement import (
+    ADVERSARIAL,
+    DisplacementOptions,
+    displace,
+)
 from piwsl_ocp.consistency.metrics import METRICS
 from piwsl_ocp.consistency.potential import Labels, Prediction, Structures
 from piwsl_ocp.consistency.randomness import generators, step_generator
@@ -135,6 +139,11 @@ class Objective:
         """Whether a term needs reference forces."""
         return any(term.needs_label_forces for term in self.terms)
 
+    @property
+    def needs_clean_prediction(self) -> bool:
+        """Whether displacements follow from a prediction and labels of the clean structures."""
+        return self.number_of_copies > 0 and self.options.displacement.name in ADVERSARIAL
+
     def applies(self, step: int) -> bool:
         """Return whether displaced copies are used in this step, from (seed, step) alone.
 
@@ -147,35 +156,51 @@ class Objective:
         return bool(draw < self.options.every_probability)
 
     def displacements(
-        self, structures: Structures, records: Iterable[int], step: int
+        self,
+        structures: Structures,
+        records: Iterable[int],
+        step: int,
+        clean: Prediction | None = None,
+        labels: Labels | None = None,
     ) -> list[Float[Tensor, "atoms 3"]]:
         """Draw the displacements of one training step.
+
+        With an adversarial displacement d' is drawn from `uniform`: an adversarial d' would lie on
+        the line of d.
 
         Args:
             structures: B structures of N atoms.
             records: (B,) record index of each structure in its data set.
             step: optimiser step, from 0.
+            clean: prediction at the structures, if `needs_clean_prediction`.
+            labels: reference values at the structures, if `needs_clean_prediction`.
 
         Returns:
             `number_of_copies` tensors (N, 3) in Angstrom, d and then d'; an empty list if this
             step is left out. Each depends on (seed, step, record, copy) alone.
         """
-        return self._draw(structures, records, step) if self.applies(step) else []
+        return self._draw(structures, records, step, clean, labels) if self.applies(step) else []
 
     def fixed_displacements(
-        self, structures: Structures, records: Iterable[int]
+        self,
+        structures: Structures,
+        records: Iterable[int],
+        clean: Prediction | None = None,
+        labels: Labels | None = None,
     ) -> list[Float[Tensor, "atoms 3"]]:
         """Draw displacements that stay the same through a run, for validation.
 
         Args:
             structures: B structures of N atoms.
             records: (B,) record index of each structure in its data set.
+            clean: prediction at the structures, if `needs_clean_prediction`.
+            labels: reference values at the structures, if `needs_clean_prediction`.
 
         Returns:
             `number_of_copies` tensors (N, 3) in Angstrom, always; other draws than those of
             any training step. Each depends on (seed, record, copy) alone.
         """
-        return self._draw(structures, records, _FIXED_STEP)
+        return self._draw(structures, records, _FIXED_STEP, clean, labels)
 
     def residuals(
         self,
@@ -245,11 +270,24 @@ class Objective:
             for term in self._ready(evaluations)
         }
 
-    def _draw(self, structures: Structures, records: Iterable[int], step: int) -> list[Tensor]:
+    def _draw(
+        self,
+        structures: Structures,
+        records: Iterable[int],
+        step: int,
+        clean: Prediction | None,
+        labels: Labels | None,
+    ) -> list[Tensor]:
         records = [int(record) for record in records]
+        first = self.options.displacement
+        later = replace(first, name="uniform") if first.name in ADVERSARIAL else first
         return [
             displace(
-                structures, self.options.displacement, generators(self.seed, step, records, copy)
+                structures,
+                first if copy == 0 else later,
+                generators(self.seed, step, records, copy),
+                clean,
+                labels,
             )
             for copy in range(self.number_of_copies)
         ]

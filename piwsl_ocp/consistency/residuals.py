@@ -117,6 +117,32 @@ def pisc(
     return energy_displaced - taylor_energy(energy_second, forces_second, between, structure_index)
 
 
+def pisc_batch_work(
+    energy_displaced: Float[Tensor, " structures"],
+    energy_second: Float[Tensor, " structures"],
+    forces_second: Float[Tensor, "atoms 3"],
+    displacement: Float[Tensor, "atoms 3"],
+    displacement_second: Float[Tensor, "atoms 3"],
+) -> Float[Tensor, " structures"]:
+    """Spatial consistency with the work of all structures of the batch in every residual.
+
+    A deviation from Eq. 4 of arXiv 2408.05215, to measure what it does: E(S_d) - E(S_d') +
+    sum over all atoms of the batch of d''_i . F_i(S_d'). It equals `pisc` for one structure.
+
+    Args:
+        energy_displaced: E(S_d) (B,).
+        energy_second: E(S_d') (B,).
+        forces_second: F(S_d') (N, 3).
+        displacement: d (N, 3), Angstrom.
+        displacement_second: d' (N, 3), Angstrom.
+
+    Returns:
+        (B,) residuals in the energy unit.
+    """
+    between = displacement - displacement_second
+    return energy_displaced - energy_second + (between * forces_second).sum()
+
+
 def pisc_case2(
     energy: Float[Tensor, " structures"],
     forces: Float[Tensor, "atoms 3"],

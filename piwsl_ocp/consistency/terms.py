@@ -97,6 +97,12 @@ def _pisc(e: Evaluations) -> Tensor:
     )
 
 
+def _pisc_batch_work(e: Evaluations) -> Tensor:
+    return residuals.pisc_batch_work(
+        e.displaced[0].energy, e.displaced[1].energy, e.displaced[1].forces, *e.displacements
+    )
+
+
 def _pisc_case2(e: Evaluations) -> Tensor:
     return residuals.pisc_case2(
         e.clean.energy,
@@ -167,6 +173,7 @@ TERMS: dict[str, Term] = {
         Term("pitc", _pitc, copies=1),
         Term("pitc_trapezoid", _pitc_trapezoid, copies=1),
         Term("pisc", _pisc, copies=2),
+        Term("pisc_batch_work", _pisc_batch_work, copies=2),
         Term("pisc_case2", _pisc_case2, copies=2),
         Term("pisc_case3", _pisc_case3, copies=2),
         Term("pisc_trapezoid", _pisc_trapezoid, copies=2),

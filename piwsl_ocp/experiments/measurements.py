@@ -30,7 +30,14 @@ def _errors(run: RunFolder, dataset_folder: Path) -> None:
     evaluate(run.path, dataset_folder)
 
 
+def _curl(run: RunFolder, dataset_folder: Path) -> None:
+    from piwsl_ocp.evaluation.curl import measure_curl
+
+    measure_curl(run.path, dataset_folder)
+
+
 MEASUREMENTS: Mapping[str, Measurement] = {
     "errors": Measurement("results/test.json", _errors),
+    "curl": Measurement("results/curl.json", _curl),
     "bond_scan": Measurement(BOND_SCAN, scan_run),
 }

@@ -15,7 +15,7 @@ _METHOD_OPTIONS = {"metric": "mse", "every_probability": 1.0}
 #: Names of methods by the terms they may be made of; the first that fits counts.
 _NAMES: tuple[tuple[str, frozenset[str]], ...] = (
     (SUPERVISED, frozenset()),
-    ("PIWSL", frozenset({"pitc", "pisc", "pisc_case2", "pisc_case3"})),
+    ("PIWSL", frozenset({"pitc", "pisc", "pisc_case2", "pisc_case3", "pisc_batch_work"})),
     ("trapezoid", frozenset({"pitc_trapezoid", "pisc_trapezoid"})),
     ("weak labels", frozenset({"weak_label"})),
     ("weak labels, predicted forces", frozenset({"weak_label_predicted_forces"})),

@@ -32,6 +32,8 @@ class ESCN(RotatedEdges, eSCN):
         forces: `direct`, `gradient`, or `gradient_detached`: the gradient with frames held fast,
             as fairchem's own frames give it, which is not that of the energy.
         frames: `fixed`, or `random` in training (drawn once for all copies of a structure).
+        energy_scale: what the sum of the atoms' outputs is multiplied by; fairchem's is 0.001,
+            from which a short training cannot reach energies of the size of its unit.
         regress_forces: False: energies alone.
         options: of fairchem's model.
     """
@@ -42,6 +44,7 @@ class ESCN(RotatedEdges, eSCN):
         *,
         forces: str = "direct",
         frames: str = "fixed",
+        energy_scale: float = 0.001,
         regress_forces: bool = True,
         **options: Any,
     ) -> None:
@@ -49,6 +52,7 @@ class ESCN(RotatedEdges, eSCN):
         frames = checked_choice("frames", frames, FRAMES)
         super().__init__(regress_forces=regress_forces and forces == "direct", **options)
         self.choose(forces if regress_forces else "none", frames)
+        self.energy_scale = energy_scale
         self._tables_for: tuple[torch.dtype, torch.device] | None = None
 
     def predict(self, data: Batch) -> dict[str, Tensor]:
@@ -59,8 +63,7 @@ class ESCN(RotatedEdges, eSCN):
         values = self._on_sphere(features)
         of_atoms = self.energy_block(values)[:, 0]
         energy = of_atoms.new_zeros(data.natoms.numel()).index_add(0, data.batch, of_atoms)
-        # fairchem's unit of energy
-        outputs = {"energy": 0.001 * energy}
+        outputs = {"energy": self.energy_scale * energy}
         if self.forces == "direct":
             outputs["forces"] = self.force_block(values, self.sphere_points)
         return outputs

@@ -32,8 +32,10 @@ class GraphLmdbDataset(LmdbDataset):
     """fairchem's `LmdbDataset` whose records carry `edge_index`, `cell_offsets` and `record`.
 
     The configuration holds, besides fairchem's keys, `graph: {cutoff_angstrom, max_neighbors}`;
-    without it the records are passed on as they are stored. `record` is the number of the record
-    in the file. Edges are built at the first read of a record and kept while memory allows.
+    without it the records are passed on as they are stored. With `needs_edges: true` in it, a
+    record whose atoms are all farther apart than the cutoff is an error. `record` is the number of
+    the record in the file. Edges are built at the first read of a record and kept while memory
+    allows.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -46,6 +48,7 @@ class GraphLmdbDataset(LmdbDataset):
         graph = config.get("graph")
         self._cutoff = float(graph["cutoff_angstrom"]) if graph else None
         self._max_neighbors = int(graph["max_neighbors"]) if graph else None
+        self._needs_edges = bool(graph and graph.get("needs_edges"))
         self._cache: dict[int, Data] = {}
         self._cached_atoms = 0
 
@@ -87,6 +90,12 @@ class GraphLmdbDataset(LmdbDataset):
         data.record = index
         if self._cutoff is not None:
             data.edge_index, data.cell_offsets = self._edges(data)
+            if self._needs_edges and data.edge_index.shape[1] == 0:
+                raise UserError(
+                    f"record {index} of '{self.path}' has no two atoms within the cutoff of "
+                    f"{self._cutoff:g} Angstrom, which fairchem's PaiNN cannot take: use "
+                    "model.name: piwsl_ocp.models.painn.PaiNN or leave the record out"
+                )
         return data
 
     def _edges(self, data: Data) -> tuple[torch.Tensor, torch.Tensor]:

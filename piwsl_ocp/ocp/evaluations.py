@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 from piwsl_ocp.consistency.displacement import DisplacementOptions, displace, generators
 from piwsl_ocp.consistency.finite import check_finite
 from piwsl_ocp.consistency.objective import Objective, ObjectiveOptions
-from piwsl_ocp.consistency.potential import Prediction
+from piwsl_ocp.consistency.potential import Labels, Prediction
 from piwsl_ocp.consistency.residuals import consistency_residual
 from piwsl_ocp.models.noise import combine
 from piwsl_ocp.ocp.copies import concatenate_copies, with_noise_keys
@@ -23,6 +23,7 @@ from piwsl_ocp.ocp.potential import (
     split_copies,
     structures_of,
 )
+from piwsl_ocp.ocp.state import random_state_untouched
 
 #: Seed of the displacements on validation data: the same in every run and at every step.
 VALIDATION_SEED = 0
@@ -94,8 +95,10 @@ class CopyEvaluator:
         All copies of a structure meet the same draws of a model with dropout or random frames.
         """
         records = records_of(batch)
-        displacements = self.objective.displacements(structures_of(batch), records, step)
         keyed = with_noise_keys(batch, combine(torch.tensor(records), step, self.objective.seed))
+        displacements = self.objective.displacements(
+            structures_of(batch), records, step, *self._clean(forward, keyed)
+        )
         outputs, predictions = self._predict(forward, keyed, displacements)
         return Evaluation(
             outputs[0],
@@ -106,7 +109,9 @@ class CopyEvaluator:
     def validation(self, forward: Forward, batch: Batch) -> Evaluation:
         """Evaluate with displacements fixed by the record alone, and the consistency error."""
         structures, records = structures_of(batch), records_of(batch)
-        displacements = self.validation_objective.fixed_displacements(structures, records)
+        displacements = self.validation_objective.fixed_displacements(
+            structures, records, *self._clean(forward, batch)
+        )
         probe = displace(
             structures, self.probe, generators(VALIDATION_SEED, 0, records, CONSISTENCY_COPY)
         )
@@ -117,6 +122,18 @@ class CopyEvaluator:
         )
         losses = self._losses(self.validation_objective, batch, predictions, displacements)
         return Evaluation(outputs[0], losses, residual.square())
+
+    @torch.no_grad()
+    def _clean(self, forward: Forward, batch: Batch) -> tuple[Prediction, Labels] | tuple[()]:
+        """Return the prediction and labels that adversarial displacements follow from.
+
+        It costs a forward pass more; the model's random numbers stay those of the pass after it.
+        """
+        if not self.objective.needs_clean_prediction:
+            return ()
+        with random_state_untouched(batch.pos.device):
+            outputs = forward(concatenate_copies(batch, []))
+        return physical_prediction(outputs, self.normalizers), reference_labels(batch)
 
     def _predict(
         self, forward: Forward, batch: Batch, displacements: Sequence[Tensor]

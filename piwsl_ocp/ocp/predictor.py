@@ -6,7 +6,7 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ class Predictions:
     forces: np.ndarray
     forces_reference: np.ndarray
     unit: str
+
+
+#: Models of fairchem that compute in float32 alone -> the same model for any precision.
+ANY_PRECISION = {"painn": "piwsl_ocp.models.painn.PaiNN"}
 
 
 @dataclass
@@ -125,6 +129,15 @@ class Predictor:
             )
         model.otf_graph = False
         return cls(model.eval(), {}, {"model": options})
+
+    def double(self) -> Predictor:
+        """Return the same model in float64."""
+        options = deepcopy(self.config["model"])
+        name = options.pop("name")
+        model = registry.get_model_class(ANY_PRECISION.get(name, name))(**options)
+        model.load_state_dict(self.model.state_dict())
+        model.otf_graph = False
+        return replace(self, model=model.double().to(self.device).eval())
 
     @property
     def info(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import json
 import logging
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -79,7 +81,12 @@ def train(
     check_config(config)
     if not resume:
         _prepare(folder, config)
-    status = {"seed": config["seed"], "identifier": config["identifier"], "code": code_version()}
+    status = {
+        "seed": config["seed"],
+        "identifier": config["identifier"],
+        "command": shlex.join(sys.argv),
+        "code": code_version(),
+    }
     _write_status(folder, status, "running")
     try:
         with _log_file(folder, quiet=progress):

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from piwsl_ocp.errors import UserError
 
+#: Process groups of data-parallel models, see `keep_process_group`.
+_KEPT_GROUPS: list[object] = []
+
 
 class LastStepDone(Exception):
     """Training has reached `optim.max_steps`."""
@@ -36,6 +39,16 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     if distutils.get_world_size() == 1:
         return flag
     return distutils.all_reduce(int(flag), device=device) > 0
+
+
+def keep_process_group() -> None:
+    """Keep the process group of a data-parallel model until this process ends.
+
+    A model that outlives `destroy_process_group` would be the last owner of the group, and would
+    free it while it holds Python's global lock, for which the group's own thread may be waiting:
+    both would wait for ever (seen with gloo in torch 2.13).
+    """
+    _KEPT_GROUPS.append(torch.distributed.GroupMember.WORLD)
 
 
 def random_state() -> dict[str, Tensor]:

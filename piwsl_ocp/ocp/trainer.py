@@ -103,11 +103,14 @@ class PIWSLTrainer(OCPTrainer):
         super().load_model()
         if distutils.get_world_size() == 1:
             self.model = self._unwrapped_model
+        else:
+            state.keep_process_group()
 
     def load_datasets(self) -> None:
         """Tell the data set which graph the model wants; read the labels' unit and moments."""
         model = self._unwrapped_model
         graph = {"cutoff_angstrom": model.cutoff, "max_neighbors": model.max_neighbors}
+        graph["needs_edges"] = type(model) is registry.get_model_class("painn")
         self.config["dataset"].setdefault("format", "piwsl_ocp.ocp.dataset.GraphLmdbDataset")
         self.config["dataset"]["graph"] = None if model.otf_graph else graph
         super().load_datasets()

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from piwsl_ocp.cli import build
 from piwsl_ocp.datasets import DatasetInfo
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.evaluation.curl import measure_curl
 from piwsl_ocp.evaluation.evaluate import evaluate
 from piwsl_ocp.experiments.compare import compare
+from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.run_folder import RunFolder
 from tests.integration.conftest import converted
 
@@ -66,6 +68,22 @@ def test_other_checkpoints_do_not_replace_the_results_of_the_best(run: Path) -> 
     evaluate(run / "checkpoints" / "last_ema.pt")
     assert (run / "results" / "test.json").read_bytes() == before
     assert (run / "results" / "last_ema" / "test.json").is_file()
+
+
+def test_the_curl_of_direct_forces_and_of_a_gradient(
+    ethanol: Path, tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    options = {"optim.max_steps": 4, "optim.eval_every": 4}
+    direct = trained(ethanol, tmp_path / "direct", options)
+    gradient = trained(ethanol, tmp_path / "gradient", options, model="schnet")
+    MEASUREMENTS["curl"].measure(RunFolder(direct), ethanol)
+    stored = json.loads((direct / "results" / "curl.json").read_text())
+    assert stored["unit"] == "kcal/mol/Angstrom^2"
+    assert (stored["structures"], stored["estimated"]) == (8, 0)
+    assert stored["curl"] > 0.01 * stored["jacobian"]
+    conservative = measure_curl(gradient, structures=2)
+    assert conservative.structures == 2
+    assert conservative.curl < 1e-5 * conservative.jacobian
 
 
 def test_data_with_other_labels_are_refused(run: Path, ethanol_in_ev: Path, tmp_path: Path) -> None:

@@ -9,10 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from piwsl_ocp.consistency.displacement import DisplacementOptions, displace, generators
+from piwsl_ocp.consistency.displacement import (
+    DisplacementOptions,
+    adversarial,
+    displace,
+    generators,
+)
 from piwsl_ocp.consistency.residuals import pitc
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.ocp.labels import common_scale
+from piwsl_ocp.ocp.labels import common_scale, reference_labels
 from piwsl_ocp.ocp.potential import FairchemPotential, records_of, structures_of
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
 from tests.integration.training import make_trainer, one_batch
@@ -29,6 +34,20 @@ def gradient(trainer: PIWSLTrainer, step: int = 1) -> torch.Tensor:
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, trainable, allow_unused=True)
     return torch.cat([g.reshape(-1) for g in gradients if g is not None]).double()
+
+
+def after_backward(data: Path, settings: dict, model: str) -> PIWSLTrainer:
+    trainer = make_trainer(data, settings, model)
+    batch = one_batch(trainer)
+    trainer.model.train()
+    trainer.step = 1
+    trainer._compute_loss(trainer._forward(batch), batch).backward()
+    return trainer
+
+
+def force_head(trainer: PIWSLTrainer) -> list[torch.nn.Parameter]:
+    """Return the parameters that the forces alone depend on; none for gradient forces."""
+    return [p for name, p in trainer.model.named_parameters() if "out_forces" in name]
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -165,6 +184,13 @@ def test_a_non_finite_prediction_stops_and_names_the_record(ethanol: Path) -> No
         trainer._forward(batch)
 
 
+def test_fairchems_painn_refuses_a_structure_without_edges(ethanol: Path) -> None:
+    settings = {"model.cutoff": 0.5, "model.name": "piwsl_ocp.models.painn.PaiNN"}
+    assert one_batch(make_trainer(ethanol, settings)).edge_index.shape == (2, 0)
+    with pytest.raises(UserError, match=r"record 0 of '.*' has no two atoms within the cutoff"):
+        one_batch(make_trainer(ethanol, {**settings, "model.name": "painn"}))
+
+
 @pytest.mark.parametrize("model", ["painn", "schnet"])
 def test_training_lowers_the_loss(
     ethanol: Path, model: str, tmp_path: Path, trained: Callable[..., Path]
@@ -197,6 +223,50 @@ def test_noisy_nodes_is_the_supervised_loss_at_the_displaced_structure(ethanol: 
     assert abs(displaced - clean) > 1e-4
     torch.testing.assert_close(both, clean + 0.5 * displaced, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(noisy.evaluation.logged["noisy_nodes"], displaced.reshape(1))
+
+
+@pytest.mark.parametrize("copies", ["concatenated", "separate"])
+def test_adversarial_displacements_follow_the_error_of_the_model(
+    ethanol: Path, copies: str
+) -> None:
+    displacement = {"name": "adversarial", "epsilon_max_angstrom": 0.05}
+    settings = {**PIWSL, "optim.piwsl.displacement": displacement, "optim.piwsl.copies": copies}
+    trainer = make_trainer(ethanol, settings)
+    batch = one_batch(trainer)
+    trainer.model.train()
+    trainer.step = 1
+    trainer._compute_loss(trainer._forward(batch), batch)
+    found = trainer.evaluation.losses["pitc"]
+
+    structures, records = structures_of(batch), records_of(batch)
+    potential = FairchemPotential(trainer.model, trainer.normalizers, batch)
+    clean, labels = potential(structures.positions), reference_labels(batch)
+    moves = adversarial(structures, 0.05, generators(0, 1, records, 0), clean, labels)
+    displaced = potential(structures.positions + moves)
+    index = structures.structure_index
+    expected = pitc(displaced.energy, clean.energy, clean.forces, moves, index).square()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["painn", "schnet"])
+def test_energies_alone_train_forces_through_consistency(ethanol: Path, model: str) -> None:
+    """With a force coefficient of 0 the direct force head of PaiNN learns from PIWSL alone."""
+    energy = {"energy": {"fn": "mae", "coefficient": 1}}
+    without = {"loss_functions": [energy]}
+    with_zero = {"loss_functions": [energy, {"forces": {"fn": "l2mae", "coefficient": 0}}]}
+    supervised, weak = {"optim.piwsl.terms": {}}, PIWSL
+    of_forces = {
+        name: [p.grad is not None and bool(p.grad.abs().sum()) for p in force_head(trainer)]
+        for name, settings in {"supervised": supervised, "weak": weak}.items()
+        for trainer in [after_backward(ethanol, {**with_zero, **settings}, model)]
+    }
+    assert all(of_forces["weak"])
+    if model == "painn":
+        assert of_forces["supervised"] and not any(of_forces["supervised"])
+    left_out = gradient(make_trainer(ethanol, {**without, **weak}, model))
+    zero = gradient(make_trainer(ethanol, {**with_zero, **weak}, model))
+    assert torch.isfinite(zero).all()
+    assert cosine(zero, left_out) > 1 - 1e-6
 
 
 def test_copies_of_a_structure_carry_one_noise_key_that_follows_the_record(ethanol: Path) -> None:

@@ -49,14 +49,22 @@ def lengths(vectors: torch.Tensor, structures: Structures) -> torch.Tensor:
     return sum_over_atoms(squared, index, count).sqrt()
 
 
-@every_sampler
+@pytest.mark.parametrize("name", [name for name in DISPLACEMENTS if "one_sided" not in name])
 def test_mean_of_many_draws_is_zero(name) -> None:
-    """A one-sided draw, from [0, 1) instead of (-1, 1), has a mean of about half its size."""
     structures = random_structures([10] * 500)
     drawn = draw(structures, DisplacementOptions(name, EPSILON), range(500)).reshape(-1)
     standard_error = drawn.std() / len(drawn) ** 0.5
     assert drawn.mean().abs() < 4 * standard_error
     assert 0.48 < (drawn < 0).double().mean() < 0.52
+
+
+def test_a_one_sided_draw_has_a_mean_of_a_quarter_of_its_largest_size() -> None:
+    structures = random_structures([10] * 500)
+    options = DisplacementOptions("uniform_one_sided", EPSILON)
+    drawn = draw(structures, options, range(500))
+    assert drawn.min() >= 0
+    # the magnitude has the mean EPSILON / 2, the number it multiplies 1 / 2
+    assert abs(drawn.mean() / EPSILON - 0.25) < 0.03
 
 
 @every_sampler
@@ -241,7 +249,7 @@ def test_one_generator_for_each_structure() -> None:
         ({"epsilon_max_angstrom": True}, "is True, a bool: expected a number"),
         ({"epsilon_max_angstrom": None}, "is None, a NoneType: expected a number"),
         ({"name": "unifrom"}, "unknown displacement 'unifrom': did you mean 'uniform'"),
-        ({"name": "gauss"}, "known names: uniform, unit, unit_per_atom"),
+        ({"name": "gauss"}, "known names: uniform, uniform_one_sided, unit, "),
         ({"name": 3}, "unknown displacement '3'"),
         ({"atom_fraction": 0.0}, "atom_fraction is 0.0: expected a share above 0"),
         ({"atom_fraction": 1.5}, "atom_fraction is 1.5: expected a share above 0"),

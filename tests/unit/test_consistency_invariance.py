@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from piwsl_ocp.consistency.potential import Labels, Prediction, Structures
 from piwsl_ocp.consistency.terms import TERMS
-from tests.analytic import PairNetwork, evaluate, random_structures, random_vectors
+from tests.analytic import PER_STRUCTURE, PairNetwork, evaluate, random_structures, random_vectors
 
 SIZES = st.lists(st.integers(1, 6), min_size=2, max_size=4)
 SEEDS = st.integers(0, 10_000)
@@ -98,7 +98,7 @@ def test_order_of_structures(name, sizes, seed, assert_close) -> None:
     assert_close(residual(name, *reordered), residual(name, *case)[order])
 
 
-@every_term
+@pytest.mark.parametrize("name", PER_STRUCTURE)
 @given(sizes=SIZES, seed=SEEDS)
 def test_company_in_the_batch(name, sizes, seed, assert_close) -> None:
     case = random_case(sizes, seed)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piwsl_ocp.consistency.displacement import DisplacementOptions, displace
+from piwsl_ocp.consistency.displacement import (
+    ADVERSARIAL,
+    DisplacementOptions,
+    adversarial,
+    displace,
+)
 from piwsl_ocp.consistency.metrics import METRICS
 from piwsl_ocp.consistency.objective import Objective, ObjectiveOptions
 from piwsl_ocp.consistency.potential import Labels, Prediction
@@ -33,6 +38,7 @@ COPIES = {
     "pitc": 1,
     "pitc_trapezoid": 1,
     "pisc": 2,
+    "pisc_batch_work": 2,
     "pisc_case2": 2,
     "pisc_case3": 2,
     "pisc_trapezoid": 2,
@@ -212,6 +218,34 @@ def test_a_step_left_out_has_no_displacements_and_no_losses() -> None:
 @given(step=st.integers(0, 10**9), seed=st.integers(0, 2**32))
 def test_probability_one_applies_always(step, seed) -> None:
     assert Objective(ObjectiveOptions({"pitc": 1.0}), seed).applies(step)
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_adversarial_displacements_follow_the_clean_prediction(name, assert_close) -> None:
+    options = ObjectiveOptions({"pisc": 1.0}, DisplacementOptions(name, 0.1))
+    objective = Objective(options, seed=3)
+    assert objective.needs_clean_prediction
+    clean = Linear(STRUCTURES, random_vectors(STRUCTURES, 0))(STRUCTURES.positions)
+    labels = Labels(clean.energy - 1, random_vectors(STRUCTURES, 1))
+    first, second = objective.displacements(STRUCTURES, RECORDS, 5, clean, labels)
+    known = replace(labels, forces=None) if name.endswith("predicted_forces") else labels
+    expected = adversarial(STRUCTURES, 0.1, generators(3, 5, RECORDS, 0), clean, known)
+    assert_close(first, expected)
+    by_chance = DisplacementOptions("uniform", 0.1)
+    assert_close(second, displace(STRUCTURES, by_chance, generators(3, 5, RECORDS, 1)))
+
+
+def test_adversarial_displacements_without_reference_forces_end_in_one_line() -> None:
+    options = ObjectiveOptions({"pitc": 1.0}, DisplacementOptions("adversarial", 0.1))
+    clean = Linear(STRUCTURES, random_vectors(STRUCTURES, 0))(STRUCTURES.positions)
+    with pytest.raises(UserError, match="use adversarial_predicted_forces"):
+        Objective(options, 0).displacements(STRUCTURES, RECORDS, 0, clean, Labels(clean.energy))
+
+
+def test_random_displacements_need_no_prediction() -> None:
+    assert not Objective(ObjectiveOptions({"pitc": 1.0}), 0).needs_clean_prediction
+    adversary = DisplacementOptions("adversarial")
+    assert not Objective(ObjectiveOptions({}, adversary), 0).needs_clean_prediction
 
 
 def test_labels_are_asked_for_where_a_term_needs_them() -> None:

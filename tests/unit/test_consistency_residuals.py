@@ -12,6 +12,7 @@ from piwsl_ocp.consistency import residuals
 from piwsl_ocp.consistency.potential import Structures
 from piwsl_ocp.consistency.terms import TERMS
 from tests.analytic import (
+    PER_STRUCTURE,
     Circulation,
     ConstantOffset,
     Cubic,
@@ -54,7 +55,7 @@ OFFSET = {
     "weak_label_predicted_forces": (1, 0),
 }
 #: Order in the displacement of each residual for a smooth conservative potential.
-ORDER = dict.fromkeys(TERMS, 2) | {
+ORDER = dict.fromkeys(PER_STRUCTURE, 2) | {
     "pitc_trapezoid": 3,
     "pisc_trapezoid": 3,
     "closed_loop": 3,
@@ -72,7 +73,7 @@ def work(left: torch.Tensor, right: torch.Tensor, structures: Structures) -> tor
 
 
 def test_every_term_has_its_expectations() -> None:
-    assert set(HARMONIC) == set(OFFSET) == set(ORDER) == set(TERMS)
+    assert set(HARMONIC) == set(OFFSET) == set(ORDER) == set(PER_STRUCTURE)
 
 
 @given(sizes=SIZES, seed=SEEDS)
@@ -107,7 +108,7 @@ def test_taylor_energy_goes_down_along_the_force() -> None:
     assert torch.equal(estimate, torch.tensor([4.0]))
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", PER_STRUCTURE)
 @given(sizes=SIZES, seed=SEEDS)
 def test_zero_in_a_constant_field(name, sizes, seed, assert_close) -> None:
     structures = random_structures(sizes, seed)
@@ -118,7 +119,7 @@ def test_zero_in_a_constant_field(name, sizes, seed, assert_close) -> None:
     assert_close(residual, torch.zeros(len(sizes), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", PER_STRUCTURE)
 @given(sizes=SIZES, seed=SEEDS)
 def test_known_value_for_springs(name, sizes, seed, assert_close) -> None:
     structures = random_structures(sizes, seed)
@@ -134,7 +135,7 @@ def test_known_value_for_springs(name, sizes, seed, assert_close) -> None:
     assert_close(residual, expected, scale=100)
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", PER_STRUCTURE)
 @given(sizes=SIZES, seed=SEEDS)
 def test_known_value_for_a_constant_force_error(name, sizes, seed, assert_close) -> None:
     structures = random_structures(sizes, seed)
@@ -183,6 +184,18 @@ def test_closed_loop_is_the_circulation(sizes, seed, assert_close) -> None:
     assert_close(TERMS["closed_loop"].residual(evaluations), expected, scale=100)
 
 
+@given(sizes=SIZES, seed=SEEDS)
+def test_pisc_with_the_work_of_the_whole_batch(sizes, seed, assert_close) -> None:
+    structures = random_structures(sizes, seed)
+    springs = Harmonic(structures, random_matrix(structures, seed, symmetry=1))
+    moves = [random_vectors(structures, seed + 1), random_vectors(structures, seed + 2)]
+    evaluations = evaluate(springs, structures, moves)
+    found = TERMS["pisc_batch_work"].residual(evaluations)
+    each = work(moves[0] - moves[1], evaluations.displaced[1].forces, structures)
+    of_the_others = each.sum() - each
+    assert_close(found, TERMS["pisc"].residual(evaluations) + of_the_others, scale=100)
+
+
 @given(seed=SEEDS)
 def test_closed_loop_in_the_opposite_sense_changes_sign(seed, assert_close) -> None:
     structures = random_structures([3, 2], seed)
@@ -208,7 +221,7 @@ def test_springs_with_an_antisymmetric_part_show_it_in_every_force_term(assert_c
     assert_close(TERMS["pitc"].residual(evaluations), conservative + swirl, scale=100)
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", PER_STRUCTURE)
 def test_order_in_the_displacement_for_lennard_jones(name) -> None:
     structures = random_structures([4, 7, 5], seed=3)
     potential = LennardJones(structures)
