@@ -85,7 +85,7 @@ def test_a_table_is_trained_kept_and_shown(
     assert "2 of 2 runs are made" in printed
     runs = sorted(folders.runs.iterdir())
     assert [run.name.rsplit("-", 1)[0] for run in runs] == [
-        "cpu-embedded_aspirin_n20-painn-pitc-s0",
+        "cpu-embedded_aspirin_n20-painn-pitc+e0.025-s0",
         "cpu-embedded_aspirin_n20-painn-supervised-s0",
     ]
 

@@ -194,7 +194,7 @@ def test_a_cell_that_cannot_be_run_says_why(cell: tuple[str, str, str], reason: 
 
 
 def test_a_name_of_a_run_is_read_back() -> None:
-    name = RunName("cpu", "ani1x_n100_second", "painn_gf", "pisc+pitc", 3)
+    name = RunName("cpu", "ani1x_n100_second", "painn_gf", "pisc+pitc+e0.025+adversarial", 3)
     assert RunName.parse(f"{name.text}-0123abcd") == name
     assert RunName.parse("painn_supervised_seed0") is None
 

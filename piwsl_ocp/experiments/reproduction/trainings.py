@@ -51,7 +51,9 @@ MEASUREMENT_OF = {
     "curl": "curl",
 }
 
-_NAME = re.compile(r"(?P<scale>\w+)-(?P<data>\w+)-(?P<model>\w+)-(?P<method>[\w+]+)-s(?P<seed>\d+)")
+_NAME = re.compile(
+    r"(?P<scale>\w+)-(?P<data>\w+)-(?P<model>\w+)-(?P<method>[\w+.]+)-s(?P<seed>\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -198,12 +200,28 @@ def method_file(settings: Settings) -> str:
 
 
 def method_word(config: Mapping[str, Any]) -> str:
-    """Return the weak losses of a configuration as one word of a run's name."""
+    """Return the weak losses of a configuration, and what is not usual, as one word of a name."""
     options = config["optim"]["piwsl"]
-    terms = sorted(options.get("terms") or {})
+    words = sorted(options.get("terms") or {})
     if options.get("noisy_nodes"):
-        terms.append("noisy_nodes")
-    return "+".join(terms) or "supervised"
+        words.append("noisy_nodes")
+    words = words or ["supervised"]
+    displacement = options.get("displacement") or {}
+    if displacement:
+        words.append(f"e{displacement.get('epsilon_max_angstrom', 0):g}")
+    words += [
+        word
+        for word, usual in (
+            (displacement.get("name", "uniform"), "uniform"),
+            (f"{100 * displacement.get('atom_fraction', 1):g}pc", "100pc"),
+            (options.get("metric", "mse"), "mse"),
+        )
+        if word != usual
+    ]
+    losses = [item for loss in config["loss_functions"] for item in loss.items()]
+    if any(target == "forces" and not loss["coefficient"] for target, loss in losses):
+        words.append("no_forces")
+    return "+".join(words)
 
 
 def settings_key(config: Mapping[str, Any]) -> str:
