@@ -360,6 +360,38 @@ def test_results_of_a_run_folder_are_kept_without_it(tmp_path: Path) -> None:
     assert results.read_all(tmp_path / "results", "cpu").of(made.key) == [made]
 
 
+def test_what_was_measured_stays_when_the_run_folder_loses_it(tmp_path: Path) -> None:
+    run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
+    (run / "results" / "curl.json").write_text('{"curl": 3.0, "unit": "kcal/mol/Å²"}')
+    results.collect(tmp_path / "runs", tmp_path / "results")
+    (run / "results" / "curl.json").unlink()
+    assert results.collect(tmp_path / "runs", tmp_path / "results") == []
+    (made,) = results.read_all(tmp_path / "results", "cpu").runs.values()
+    assert made.value("curl") == 3.0
+
+
+def test_the_name_of_a_run_tells_what_is_not_usual() -> None:
+    words = [
+        trainings.method_word(trained(*cell).config)
+        for cell in (
+            ("table_1", "painn_n100", "supervised"),
+            ("table_1", "painn_n100", "noisy_nodes"),
+            ("table_6", "painn", "adversarial"),
+            ("table_A12", "painn", "mae"),
+            ("table_A14", "painn", "atoms_20"),
+            ("table_5", "painn_without_forces", "weak_label"),
+        )
+    ]
+    assert words == [
+        "supervised",
+        "noisy_nodes+e0.025",
+        "pisc+pitc+e0.025+adversarial",
+        "pitc+e0.005+unit_per_atom+mae",
+        "pitc+e0.01+20pc",
+        "weak_label+e0.025+no_forces",
+    ]
+
+
 def test_run_folders_that_give_nothing_are_told_and_the_others_are_kept(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     name = "cpu-ani1x_n100-painn-pisc+pitc-s{}-01234567".format

@@ -27,7 +27,7 @@ QUANTITIES: Mapping[str, tuple[str, str]] = {
     "energy_rmse": ("energy RMSE", "kcal/mol"),
     "force_rmse": ("force RMSE", "kcal/mol/Å"),
     "seconds_per_epoch": ("seconds per epoch", "s"),
-    "curl": ("curl of the forces", ""),
+    "curl": ("curl of the forces", "kcal/mol/Å²"),
 }
 
 _NUMBER = re.compile(r"(-?[\d.]+)(?: ± ([\d.]+))?")

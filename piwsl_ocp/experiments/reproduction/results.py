@@ -215,10 +215,21 @@ def collect(runs: Path, results: Path) -> list[str]:
                     f"'{folder}' and '{seen[result.run]}' are the same run: remove one of them"
                 )
             seen[result.run] = folder
-            write(result, results)
+            write(_with_earlier_measurements(result, results), results)
         except UserError as error:
             problems.append(str(error))
     return problems
+
+
+def _with_earlier_measurements(result: RunResult, results: Path) -> RunResult:
+    """Add what was measured of a run when it still had its checkpoint."""
+    path = folder_of(results, result.scale) / f"{result.run}.json"
+    try:
+        earlier = _read(path) if path.is_file() else result
+    except UserError:
+        return result
+    kept = {name: getattr(result, name) or getattr(earlier, name) for name in ("curl", "bond_scan")}
+    return result.model_copy(update=kept)
 
 
 def read_all(results: Path, scale: str) -> Results:

@@ -110,7 +110,7 @@ class DatasetRecipe:
         }
         words = ["piwsl", "data", "convert", self.kind, *self.patterns]
         words += [str(w) for pair in options.items() if pair[1] is not None for w in pair]
-        return shlex.join(words).replace("'", "") if "*" in "".join(words) else shlex.join(words)
+        return " ".join(word if "*" in word else shlex.quote(word) for word in words)
 
     def make(self, data: Path, source: Path, report: Callable[[str], None]) -> None:
         """Convert it from files anywhere below a folder.
