@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130
 
 def build() -> typer.Typer:
     """Return the command with all its sub-commands."""
-    from piwsl_ocp.cli import compare, data, demo, doctor, models, train
+    from piwsl_ocp.cli import compare, data, demo, doctor, models, reproduce, train
 
     app = typer.Typer(
         name="piwsl",
@@ -33,6 +33,8 @@ def build() -> typer.Typer:
     app.command()(train.predict)
     app.command()(compare.compare)
     app.command()(models.models)
+    app.command()(reproduce.reproduce)
+    app.command()(reproduce.report)
     app.command()(demo.demo)
     app.command()(doctor.doctor)
     app.command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,7 +34,7 @@ METHODS = {
 SCALES = {"paper": ("paper_scale", ""), "cpu": ("cpu_scale", "_cpu")}
 
 #: What a model changes on a data set at the published scale (Tables 2 and A1).
-EXCEPTIONS = {
+EXCEPTIONS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("tio2", "painn"): {"model": {"cutoff": 5.0}},
     ("tio2", "painn_gf"): {"model": {"cutoff": 5.0}},
     ("tio2", "schnet"): {"optim": {"batch_size": 32}},
@@ -58,6 +59,31 @@ def folder(scale: str, dataset: str) -> str:
     return dataset if published else f"{scale}_{dataset}"
 
 
+def parts(scale: str, dataset: str, model: str, method_file: str) -> tuple[str, ...]:
+    """Return the files below configs/ that make one training.
+
+    Args:
+        scale: a key of `SCALES`.
+        dataset: a file of configs/datasets at that scale.
+        model: a file of configs/models, without the suffix of the scale.
+        method_file: a file of configs/methods.
+    """
+    base, suffix = SCALES[scale]
+    return (
+        "_base/trainer.yml",
+        f"_base/{base}.yml",
+        f"datasets/{scale}/{dataset}.yml",
+        f"models/{model}{suffix}.yml",
+        f"methods/{method_file}.yml",
+    )
+
+
+def exceptions(scale: str, dataset: str, model: str) -> dict[str, dict[str, Any]]:
+    """Return the values that a model has on a data set alone, by section."""
+    published = EXCEPTIONS.get((dataset.split("_")[0], model), {})
+    return published if scale == "paper" else {}
+
+
 def write_experiments() -> int:
     """Write every experiment file anew and return how many there are."""
     files = list(experiments())
@@ -72,16 +98,9 @@ def _trainings() -> Iterator[tuple[str, str]]:
 
 
 def _text(scale: str, dataset: str, model: str, method: str, case: str) -> str:
-    base, suffix = SCALES[scale]
-    parts = (
-        "_base/trainer.yml",
-        f"_base/{base}.yml",
-        f"datasets/{scale}/{dataset}.yml",
-        f"models/{model}{suffix}.yml",
-        f"methods/{METHODS[method].format(case=case)}.yml",
-    )
-    content = {"includes": [f"../../{part}" for part in parts]}
+    included = parts(scale, dataset, model, METHODS[method].format(case=case))
+    content = {"includes": [f"../../{part}" for part in included]}
     text = yaml.safe_dump(content, sort_keys=False, indent=2).replace("\n- ", "\n  - ")
-    if scale == "paper" and (own := EXCEPTIONS.get((dataset.split("_")[0], model))):
+    if own := exceptions(scale, dataset, model):
         text += "\n" + yaml.safe_dump(own)
     return text

@@ -21,7 +21,7 @@ from piwsl_ocp.experiments.tables import unit_of
 COLOURS = ("#8a8f98", "#e08214", "#3b8ad8", "#2ca25f", "#b05fc4", "#d9534f", "#16a5a5")
 
 #: Drawn in place of the text colour of the page, which is put in afterwards.
-_INK = "#010203"
+INK = "#010203"
 
 #: Quantity on validation by its name in the log.
 _CURVES = {
@@ -30,19 +30,20 @@ _CURVES = {
     "consistency_error": "consistency error",
 }
 
-_STYLE = {
+#: Style of every figure of a page.
+STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "lines.linewidth": 1.8,
     "legend.frameon": False,
 }
@@ -69,7 +70,7 @@ class BondFigure:
 
 def learning_curves(comparison: Comparison) -> str:
     """Return energy, force and consistency error on validation against steps and seconds."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "curves"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "curves"}):
         figure = Figure(figsize=(10.5, 5.6), layout="constrained")
         axes = figure.subplots(2, len(_CURVES))
         for column, (quantity, title) in enumerate(_CURVES.items()):
@@ -78,7 +79,7 @@ def learning_curves(comparison: Comparison) -> str:
                 for row, colour in zip(comparison.rows, _colours(comparison), strict=True):
                     _curve(panel, row, abscissa, quantity, colour)
                 panel.set_yscale("log")
-                _plain_log_axis(panel)
+                plain_log_axis(panel)
                 if line == 0:
                     panel.set_title(f"{title} ({unit_of(quantity, comparison.unit)})")
         for panel in axes[0]:
@@ -87,18 +88,18 @@ def learning_curves(comparison: Comparison) -> str:
             panel.set_xlabel("seconds of training")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-        return _svg(figure, "curves")
+        return as_svg(figure, "curves")
 
 
 def bond_profiles(data: BondFigure, comparison: Comparison) -> str:
     """Return the energy along the bond: reference and each method, mean and range over seeds."""
     reference = data.reference
     lengths, zero = np.asarray(reference.distances_angstrom), reference.at_minimum()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "bond"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "bond"}):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         curve = reference.relative(zero)
-        left.plot(lengths, curve, color=_INK, linewidth=2.4, label=data.reference_name)
+        left.plot(lengths, curve, color=INK, linewidth=2.4, label=data.reference_name)
         for row, colour in zip(comparison.rows, _colours(comparison), strict=True):
             energies = np.array([p.relative(zero) for p in data.profiles[row.label]])
             for panel, values in ((left, energies), (right, energies - curve)):
@@ -106,15 +107,15 @@ def bond_profiles(data: BondFigure, comparison: Comparison) -> str:
                 panel.fill_between(
                     lengths, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
                 )
-        right.axhline(0, color=_INK, linewidth=1)
+        right.axhline(0, color=INK, linewidth=1)
         for panel in (left, right):
-            panel.axvspan(*data.trained_angstrom, color=_INK, alpha=0.08, lw=0)
+            panel.axvspan(*data.trained_angstrom, color=INK, alpha=0.08, lw=0)
             panel.set_xlabel("bond length (Å)")
             panel.margins(x=0)
         left.set_title(f"energy above the minimum ({reference.unit})")
         right.set_title(f"difference to {data.reference_name} ({reference.unit})")
         left.legend()
-        return _svg(figure, "bond")
+        return as_svg(figure, "bond")
 
 
 def _colours(comparison: Comparison) -> list[str]:
@@ -136,19 +137,19 @@ def _curve(panel: Axes, row: Row, abscissa: str, quantity: str, colour: str) -> 
     panel.plot(across, mean[quantity], color=colour, label=row.label)
 
 
-def _plain_log_axis(panel: Axes) -> None:
+def plain_log_axis(panel: Axes) -> None:
     """Label a logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
     panel.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def _svg(figure: Figure, prefix: str) -> str:
+def as_svg(figure: Figure, prefix: str) -> str:
     """Return a figure as an SVG element whose text has the colour of the page around it."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     # Identifiers must be unique in the page that holds several figures.
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)

@@ -6,7 +6,7 @@ import piwsl_ocp.compat
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,26 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     if conflicts:
         raise UserError(f"'{path}' includes files that both set {', '.join(conflicts)}")
     for key, value in (overrides or {}).items():
+        set_value(config, key, value)
+    return config
+
+
+def compose(parts: Sequence[Path | str], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Put configurations together as a file that includes them would.
+
+    Args:
+        parts: files, see `find_config`.
+        overrides: values by dotted key.
+
+    Raises:
+        UserError: as `load_config`, or if two parts set the same key.
+    """
+    config: dict[str, Any] = {}
+    for part in parts:
+        config, conflicts = utils.merge_dicts(config, load_config(part))
+        if conflicts:
+            raise UserError(f"'{part}' sets {', '.join(conflicts)}, as a part before it does")
+    for key, value in overrides.items():
         set_value(config, key, value)
     return config
 

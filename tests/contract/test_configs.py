@@ -21,7 +21,12 @@ from piwsl_ocp.ocp.config import (
     set_value,
 )
 
-EXPERIMENTS = sorted((configs_folder() / "experiments").rglob("*.yml"))
+#: Trainings; the folder `paper` holds tables of trainings, see tests/unit/test_published_tables.py.
+EXPERIMENTS = [
+    path
+    for path in sorted((configs_folder() / "experiments").rglob("*.yml"))
+    if path.parent.name != "paper"
+]
 SHORT = [str(path.relative_to(configs_folder())) for path in EXPERIMENTS]
 
 

@@ -1,0 +1,94 @@
+"""The commands `piwsl reproduce` and `piwsl report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from piwsl_ocp.errors import UserError
+
+console = Console(highlight=False)
+
+Runs = Annotated[Path, typer.Option(help="Folder of the run folders.")]
+Results = Annotated[Path, typer.Option(help="Folder of the kept results.")]
+ScaleName = Annotated[
+    str, typer.Option("--scale", help="cpu: small models and samples; paper: as published.")
+]
+
+
+def reproduce(
+    table: Annotated[
+        str | None, typer.Argument(help="Such as 1, A4, table_1, figure_2, or all.")
+    ] = None,
+    scale: ScaleName = "cpu",
+    runs: Runs = Path("runs/reproduce"),
+    results: Results = Path("results"),
+    data: Annotated[Path, typer.Option(help="Folder of the converted data sets.")] = Path("data"),
+    data_source: Annotated[
+        Path | None, typer.Option(help="Folder of raw files; missing data sets are made of them.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs of each training. Default: 2 (cpu), 3 (paper).")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side. [default: one for each core]")
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show tables, runs and costs at each scale.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs and what they lack, train nothing.")
+    ] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Show the table from the kept results.")
+    ] = False,
+) -> None:
+    """Train what a table of the paper needs, and set the results beside the published numbers.
+
+    Runs that are there are kept: the same command again goes on where the last one stopped. Runs
+    that tables share are made once.
+    """
+    from piwsl_ocp.experiments.reproduction.plan import select
+    from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction, overview
+    from piwsl_ocp.experiments.reproduction.scales import find_scale
+
+    if table is None and not list_:
+        raise UserError("name a table, such as 1 or A4, or all; --list shows what there is")
+    tables = select(table or "all")
+    if list_:
+        console.print(overview(tables, results))
+        return
+    folders = Folders(runs, results, data, data_source)
+    reproduction = Reproduction(tables, find_scale(scale), folders, console, seeds)
+    if dry_run:
+        reproduction.show_jobs()
+        return
+    failures = [] if report_only else reproduction.run(parallel)
+    reproduction.show_tables()
+    if failures:
+        console.print(f"{len(failures)} runs failed", markup=False)
+        raise typer.Exit(2)
+
+
+def report(
+    scale: ScaleName = "cpu",
+    runs: Runs = Path("runs/reproduce"),
+    results: Results = Path("results"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the pages. Default: RESULTS/SCALE.")
+    ] = None,
+) -> None:
+    """Write report.html, report.md and tables.csv: our results beside the paper's.
+
+    Results of finished runs in the folder of run folders are kept first; without that folder the
+    pages are made of what is kept already.
+    """
+    from piwsl_ocp.experiments.reproduction.reproduce import Folders
+    from piwsl_ocp.experiments.reproduction.write import write_report
+
+    folders = Folders(runs, results, Path("data"))
+    for line in write_report(scale, folders, out or results / scale):
+        console.print(line, markup=False, soft_wrap=True)

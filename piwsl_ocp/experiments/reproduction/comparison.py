@@ -1,0 +1,220 @@
+"""A published table with our results beside it: gains over supervised, and whether they agree."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.compare import Statistic
+from piwsl_ocp.experiments.reproduction.published import BASELINE, Cell, PaperTable, Printed
+from piwsl_ocp.experiments.reproduction.results import Results, RunResult
+from piwsl_ocp.experiments.reproduction.scales import Scale
+from piwsl_ocp.experiments.reproduction.trainings import Training, training
+
+#: A change of less than this share counts as none.
+NO_EFFECT = 0.01
+
+NOT_YET = "not run yet"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity of one cell: ours and the paper's.
+
+    Attributes:
+        quantity: a key of `published.QUANTITIES`.
+        ours: mean and standard deviation over seeds, None without a result.
+        our_gain: our mean relative to that of the supervised cell of the row, less 1.
+        printed: the paper's number.
+        printed_gain: the paper's mean relative to that of its supervised cell, less 1.
+        within_spread: whether our difference to supervised is smaller than the standard
+            deviation of the difference of two runs; False where that is not known.
+    """
+
+    quantity: str
+    ours: Statistic | None
+    our_gain: float | None
+    printed: Printed | None
+    printed_gain: float | None
+    within_spread: bool
+
+    @property
+    def agreement(self) -> str:
+        """Whether the sign of the effect agrees; empty where one of the two is missing."""
+        if self.our_gain is None or self.printed_gain is None:
+            return ""
+        ours, theirs = effect(self.our_gain), effect(self.printed_gain)
+        if ours == theirs:
+            word = "same sign" if ours else "both none"
+        elif not ours:
+            word = "ours none"
+        elif not theirs:
+            word = "paper's none"
+        else:
+            word = "opposite"
+        return f"{word} (within spread)" if self.within_spread else word
+
+
+@dataclass(frozen=True)
+class FilledCell:
+    """A cell with what was found for it.
+
+    Attributes:
+        cell: of the paper, or ours.
+        training: what stands for it at the scale, None if it cannot be run there.
+        runs: its results, ordered by seed.
+        missing: why there is no result, or fewer than there should be; empty if all are there.
+        comparisons: by quantity.
+        doubts: what is odd about the published numbers.
+    """
+
+    cell: Cell
+    training: Training | None
+    runs: tuple[RunResult, ...]
+    missing: str
+    comparisons: Mapping[str, Comparison]
+    doubts: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """How what was trained differs from the published cell."""
+        return self.training.note if self.training else ""
+
+    @property
+    def provenance(self) -> str:
+        """Code and training data of its runs, in short."""
+        commits = sorted({short_commit(run) for run in self.runs})
+        data = sorted({f"{run.data} {run.provenance.train_data[:8]}" for run in self.runs})
+        return "; ".join([", ".join(commits), ", ".join(data)]) if self.runs else ""
+
+
+@dataclass(frozen=True)
+class FilledTable:
+    """A table with what was found for it.
+
+    Attributes:
+        table: of the paper.
+        scale: at which ours were trained.
+        cells: row by row.
+        warnings: in what the runs differ that are compared here; empty for a fair comparison.
+    """
+
+    table: PaperTable
+    scale: Scale
+    cells: tuple[FilledCell, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a run was found for any cell."""
+        return any(cell.runs for cell in self.cells)
+
+    def rows(self) -> dict[str, list[FilledCell]]:
+        """Return the cells of each row, by its name."""
+        rows: dict[str, list[FilledCell]] = {}
+        for cell in self.cells:
+            rows.setdefault(cell.cell.row, []).append(cell)
+        return rows
+
+
+def fill(
+    table: PaperTable, scale: Scale, results: Results, seeds: int | None = None
+) -> FilledTable:
+    """Put our results beside the numbers of a table.
+
+    Args:
+        table: of the paper.
+        scale: of our runs.
+        results: all there are at that scale.
+        seeds: runs that each training should have, that of the scale by default.
+    """
+    found = [_look_up(cell, table, scale, results, seeds or scale.seeds) for cell in table.cells]
+    baselines = {cell.cell.row: cell for cell in found if cell.cell.column == BASELINE}
+    cells = tuple(_compared(cell, baselines.get(cell.cell.row), table) for cell in found)
+    return FilledTable(table, scale, cells, tuple(_warnings(cells)))
+
+
+def effect(gain: float) -> int:
+    """Return −1 for a smaller error, 1 for a larger one, 0 for less than one per cent."""
+    return 0 if abs(gain) < NO_EFFECT else int(math.copysign(1, gain))
+
+
+def short_commit(run: RunResult) -> str:
+    """Return the first digits of a run's commit, with a mark where the code had been changed."""
+    commit, plus, _ = run.provenance.commit.partition("+")
+    return commit[:9] + plus
+
+
+def _look_up(
+    cell: Cell, table: PaperTable, scale: Scale, results: Results, seeds: int
+) -> FilledCell:
+    doubts = table.doubts(cell)
+    try:
+        trained = training(cell, table, scale)
+    except UserError as error:
+        return FilledCell(cell, None, (), str(error), {}, doubts)
+    runs = tuple(results.of(trained.key))
+    missing = "" if len(runs) >= seeds else f"{len(runs)} of {seeds} seeds" if runs else NOT_YET
+    return FilledCell(cell, trained, runs, missing, {}, doubts)
+
+
+def _compared(cell: FilledCell, baseline: FilledCell | None, table: PaperTable) -> FilledCell:
+    comparisons = {
+        quantity: _comparison(cell, baseline, table, quantity)
+        for quantity in table.content.quantities
+    }
+    return FilledCell(cell.cell, cell.training, cell.runs, cell.missing, comparisons, cell.doubts)
+
+
+def _comparison(
+    cell: FilledCell, baseline: FilledCell | None, table: PaperTable, quantity: str
+) -> Comparison:
+    ours, printed = _statistic(cell.runs, quantity), table.printed(cell.cell, quantity)
+    our_gain = printed_gain = None
+    within = False
+    if baseline is not None and baseline is not cell:
+        base, printed_base = (
+            _statistic(baseline.runs, quantity),
+            table.printed(baseline.cell, quantity),
+        )
+        if ours and base and base.mean > 0:
+            our_gain = ours.mean / base.mean - 1
+            within = abs(ours.mean - base.mean) < math.hypot(ours.std, base.std)
+        if printed and printed_base and printed_base.mean > 0:
+            printed_gain = printed.mean / printed_base.mean - 1
+    return Comparison(quantity, ours, our_gain, printed, printed_gain, within)
+
+
+def _statistic(runs: Sequence[RunResult], quantity: str) -> Statistic | None:
+    values = [run.value(quantity) for run in runs]
+    values = [value for value in values if value is not None]
+    return Statistic.of(values) if values else None
+
+
+def _warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
+    """Say in what the runs of a table differ that should be the same."""
+    runs = {run.run: run for cell in cells for run in cell.runs}.values()
+    commits = Counter(short_commit(run) for run in runs)
+    if len(commits) > 1:
+        counted = ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
+        yield f"the runs come from different versions of the code: {counted}"
+    data: dict[str, set[str]] = {}
+    for run in runs:
+        checksums = f"{run.provenance.train_data[:8]}/{run.provenance.test_data[:8]}"
+        data.setdefault(run.data, set()).add(checksums)
+    for name, checksums in data.items():
+        if len(checksums) > 1:
+            yield f"the runs on {name} saw different data: {', '.join(sorted(checksums))}"
+    rows: dict[str, list[FilledCell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.cell.row, []).append(cell)
+    for row, members in rows.items():
+        steps = sorted({run.steps for cell in members for run in cell.runs})
+        if len(steps) > 1:
+            yield f"row {row}: the runs have different numbers of steps: {steps}"
+        seeds = {tuple(run.seed for run in cell.runs) for cell in members if cell.runs}
+        if len(seeds) > 1:
+            yield f"row {row}: the methods have different seeds"

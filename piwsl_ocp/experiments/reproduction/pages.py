@@ -1,0 +1,269 @@
+"""Filled tables for the terminal, as Markdown, as CSV and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.table import Table
+
+from piwsl_ocp.experiments.compare import Statistic
+from piwsl_ocp.experiments.reproduction.comparison import (
+    Comparison,
+    FilledCell,
+    FilledTable,
+    effect,
+)
+from piwsl_ocp.experiments.reproduction.published import QUANTITIES
+from piwsl_ocp.experiments.tables import format_change, format_statistic
+
+FOOTNOTE = (
+    "Ours: mean ± sample standard deviation over seeds (their number), of the checkpoint with the "
+    "best validation metric; forces per Cartesian component. In brackets the change against "
+    "supervised, ours and the paper's. Effects below 1 % count as none; within spread: smaller "
+    "than the standard deviation of the difference."
+)
+
+_CSV_HEADER = (
+    *("table", "row", "column", "ours", "scale", "quantity", "unit"),
+    *("mean", "std", "seeds", "gain", "paper_mean", "paper_std", "paper_gain", "effect"),
+    *("note", "missing", "steps", "commit", "train_data", "test_data", "runs"),
+)
+
+#: Heading of the columns of one quantity.
+_PARTS = ("ours", "paper", "effect")
+
+
+def terminal_table(filled: FilledTable) -> Table:
+    """Return a table for the terminal."""
+    table = Table(title=filled.table.heading, caption=_caption(filled), caption_justify="left")
+    table.add_column("row")
+    table.add_column("method")
+    for quantity in filled.table.content.quantities:
+        title, unit = QUANTITIES[quantity]
+        table.add_column(f"{title}\nours [dim]{unit}[/]", justify="right")
+        table.add_column("paper", justify="right")
+        table.add_column("effect")
+    for row, cells in filled.rows().items():
+        for number, cell in enumerate(cells):
+            name = row.replace("_", " ") if number == 0 else ""
+            last = number == len(cells) - 1
+            table.add_row(name, label(cell), *_terminal_values(cell), end_section=last)
+    return table
+
+
+def markdown(filled: FilledTable) -> str:
+    """Return a table in Markdown, with remarks, doubts and what is missing."""
+    headings = ["row", "method"]
+    for quantity in filled.table.content.quantities:
+        title, unit = QUANTITIES[quantity]
+        of = f"{title} ({unit})" if unit else title
+        headings += [f"{of}: ours", "paper", "effect"]
+    headings.append("code; data")
+    lines = [
+        f"### {filled.table.heading}",
+        "",
+        f"{filled.table.content.shows}",
+        "",
+        f"| {' | '.join(headings)} |",
+        "|" + "---|" * len(headings),
+    ]
+    for row, cells in filled.rows().items():
+        for number, cell in enumerate(cells):
+            name = row.replace("_", " ") if number == 0 else ""
+            values = [text for trio in _values(cell) for text in trio]
+            lines.append(f"| {' | '.join([name, label(cell), *values, cell.provenance])} |")
+    lines += ["", *(f"- {text}" for text in notes(filled))]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(tables: Sequence[FilledTable]) -> str:
+    """Return one line for each cell and quantity of all tables."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_CSV_HEADER)
+    for filled in tables:
+        for cell in filled.cells:
+            for comparison in cell.comparisons.values():
+                writer.writerow(_csv_line(filled, cell, comparison))
+    return buffer.getvalue()
+
+
+def html(
+    tables: Sequence[FilledTable],
+    figures: Mapping[str, str],
+    *,
+    title: str,
+    command: str,
+    problems: Sequence[str] = (),
+) -> str:
+    """Return one page with all tables and figures.
+
+    Args:
+        tables: in the order in which they are shown.
+        figures: caption -> SVG.
+        title: heading of the page.
+        command: that makes it again.
+        problems: lines about results that could not be used.
+    """
+    environment = Environment(
+        loader=PackageLoader("piwsl_ocp.experiments.reproduction", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        command=command,
+        problems=problems,
+        footnote=FOOTNOTE,
+        figures=[{"caption": text, "svg": Markup(svg)} for text, svg in figures.items()],
+        tables=[_for_page(filled) for filled in tables],
+    )
+
+
+def label(cell: FilledCell) -> str:
+    """Return the name of a column, marked where the paper has no such column."""
+    name = cell.cell.column.replace("_", " ")
+    return f"{name} (ours)" if cell.cell.ours else name
+
+
+def notes(filled: FilledTable) -> list[str]:
+    """Return warnings, stand-ins, what is missing, remarks and doubts, one line each."""
+    lines = [f"WARNING: {text}" for text in filled.warnings]
+    stand_ins = sorted({cell.note for cell in filled.cells if cell.note})
+    lines += [f"Ours: {text}" for text in stand_ins]
+    reasons: dict[str, list[str]] = {}
+    for cell in filled.cells:
+        if cell.missing:
+            reasons.setdefault(cell.missing, []).append(f"{cell.cell.row} {cell.cell.column}")
+    for reason, cells in reasons.items():
+        where = f"{len(cells)} cells" if len(cells) > 4 else ", ".join(cells)
+        lines.append(f"Missing: {reason} ({where})")
+    lines += [f"Paper: {text}" for text in filled.table.content.remarks]
+    for cell in filled.cells:
+        lines += [f"Paper, {cell.cell.row} {cell.cell.column}: {text}" for text in cell.doubts]
+    return lines
+
+
+def _caption(filled: FilledTable) -> str:
+    return "\n".join([FOOTNOTE, *notes(filled)])
+
+
+def _values(cell: FilledCell) -> list[tuple[str, str, str]]:
+    """Return ours, the paper's and the agreement of each quantity, as text."""
+    return [
+        (_ours(cell, comparison), _paper(cell, comparison), comparison.agreement)
+        for comparison in cell.comparisons.values()
+    ]
+
+
+def _terminal_values(cell: FilledCell) -> list[str]:
+    """Return the same with short reasons, for narrow columns."""
+    values = []
+    for ours, paper, agreement in _values(cell):
+        short = ours.split(": ")[0]
+        values += [short.replace(", ", "\n"), paper.replace(", ", "\n"), agreement]
+    return values
+
+
+def _ours(cell: FilledCell, comparison: Comparison) -> str:
+    if comparison.ours is None:
+        if cell.training is None:
+            return f"not run: {cell.missing}"
+        return "not measured" if cell.runs else cell.missing
+    text = f"{format_our(comparison.ours)} ({len(cell.runs)})"
+    gain = format_change(comparison.our_gain)
+    return f"{text}, {gain}" if gain else text
+
+
+def _paper(cell: FilledCell, comparison: Comparison) -> str:
+    if cell.cell.ours:
+        return ""
+    if comparison.printed is None:
+        return "n/a"
+    gain = format_change(comparison.printed_gain)
+    mark = " *" if cell.doubts else ""
+    return f"{comparison.printed.text}{f', {gain}' if gain else ''}{mark}"
+
+
+def format_our(statistic: Statistic) -> str:
+    """Return `mean ± std` with three digits of the mean."""
+    return format_statistic("energy_rmse", statistic)
+
+
+def _csv_line(filled: FilledTable, cell: FilledCell, comparison: Comparison) -> list[Any]:
+    ours, printed = comparison.ours, comparison.printed
+    runs = cell.runs
+    return [
+        filled.table.name,
+        cell.cell.row,
+        cell.cell.column,
+        cell.cell.ours,
+        filled.scale.name,
+        comparison.quantity,
+        QUANTITIES[comparison.quantity][1],
+        *((ours.mean, ours.std) if ours else ("", "")),
+        " ".join(str(run.seed) for run in runs),
+        _number(comparison.our_gain),
+        *((printed.mean, _number(printed.std)) if printed else ("", "")),
+        _number(comparison.printed_gain),
+        comparison.agreement,
+        cell.note,
+        cell.missing,
+        cell.training.steps if cell.training else "",
+        " ".join(sorted({run.provenance.commit for run in runs})),
+        " ".join(sorted({run.provenance.train_data[:12] for run in runs})),
+        " ".join(sorted({run.provenance.test_data[:12] for run in runs})),
+        " ".join(run.run for run in runs),
+    ]
+
+
+def _number(value: float | None) -> float | str:
+    return "" if value is None else round(value, 6)
+
+
+def _for_page(filled: FilledTable) -> dict[str, Any]:
+    quantities = filled.table.content.quantities
+    rows = []
+    for row, cells in filled.rows().items():
+        for number, cell in enumerate(cells):
+            rows.append(
+                {
+                    "first": number == 0,
+                    "name": row.replace("_", " "),
+                    "span": len(cells),
+                    "label": label(cell),
+                    "cells": _page_values(cell),
+                    "provenance": cell.provenance,
+                }
+            )
+    return {
+        "id": filled.table.name,
+        "heading": filled.table.heading,
+        "shows": filled.table.content.shows,
+        "quantities": [
+            dict(zip(("title", "unit"), QUANTITIES[q], strict=True)) for q in quantities
+        ],
+        "parts": _PARTS,
+        "rows": rows,
+        "notes": notes(filled),
+    }
+
+
+def _page_values(cell: FilledCell) -> list[dict[str, str]]:
+    values = []
+    for comparison, texts in zip(cell.comparisons.values(), _values(cell), strict=True):
+        kinds = (_kind(comparison.our_gain), _kind(comparison.printed_gain), "")
+        for text, kind in zip(texts, kinds, strict=True):
+            values.append({"text": text, "kind": kind})
+    return values
+
+
+def _kind(gain: float | None) -> str:
+    """Return the style of a change."""
+    return ("same", "worse", "better")[effect(gain)] if gain is not None else ""

@@ -1,0 +1,189 @@
+"""Which runs some tables need at a scale, which of them are there, and what the rest costs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.measurements import MEASUREMENTS
+from piwsl_ocp.experiments.reproduction.published import Cell, PaperTable, find, load, names
+from piwsl_ocp.experiments.reproduction.results import Results
+from piwsl_ocp.experiments.reproduction.scales import Scale
+from piwsl_ocp.experiments.reproduction.trainings import Training, measurements, training
+
+#: Work of a step with 0, 1, 2 displaced copies relative to the supervised one: an estimate.
+WORK_OF_COPIES = (1.0, 1.9, 2.6)
+#: Work of a step with gradient forces relative to direct ones: an estimate.
+WORK_OF_GRADIENT = 1.6
+
+
+@dataclass
+class Wanted:
+    """One training that some cells need.
+
+    Attributes:
+        training: what is trained.
+        cells: that it stands for.
+        measurements: what has to be measured of its runs.
+    """
+
+    training: Training
+    cells: list[Cell] = field(default_factory=list)
+    measurements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What some tables need at a scale.
+
+    Attributes:
+        scale: of the runs.
+        seeds: runs of each training.
+        wanted: the trainings, those of the first table first.
+        left_out: cells that cannot be run at this scale, by reason.
+        unmeasurable: measurements that this version does not have.
+    """
+
+    scale: Scale
+    seeds: int
+    wanted: tuple[Wanted, ...]
+    left_out: dict[str, list[Cell]]
+    unmeasurable: tuple[str, ...]
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return len(self.wanted) * self.seeds
+
+    def finished(self, results: Results) -> int:
+        """Return how many of the runs have a result."""
+        seeds = range(self.seeds)
+        return sum((w.training.key, seed) in results.runs for w in self.wanted for seed in seeds)
+
+    def seconds(self, results: Results) -> tuple[float, int]:
+        """Return the seconds of the runs without a result, and how many trainings are a guess."""
+        total, guesses = 0.0, 0
+        for wanted in self.wanted:
+            there = sum((wanted.training.key, seed) in results.runs for seed in range(self.seeds))
+            measured = _measured_seconds(wanted.training, results)
+            guesses += measured is None
+            each = measured or _guessed_seconds(wanted.training, self.scale)
+            total += (self.seeds - there) * each * wanted.training.steps
+        return total, guesses
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The runs of a plan as jobs.
+
+    Attributes:
+        jobs: to be done or done, each run once.
+        missing_data: name of a data set that is not there -> the command that makes it.
+    """
+
+    jobs: tuple[Job, ...]
+    missing_data: dict[str, str]
+
+
+def select(wanted: str) -> tuple[PaperTable, ...]:
+    """Return a table, those that a figure is drawn from, or all.
+
+    Args:
+        wanted: see `published.find`, or "all".
+    """
+    if wanted.strip().lower() == "all":
+        return tuple(table for table in map(load, names()) if table.cells)
+    table = load(find(wanted))
+    if table.cells:
+        return (table,)
+    return tuple(load(find(name)) for name in table.content.tables)
+
+
+def plan(tables: Iterable[PaperTable], scale: Scale, seeds: int | None = None) -> Plan:
+    """Return what some tables need at a scale; cells that share a training share its runs."""
+    wanted: dict[tuple[str, str, str, str], Wanted] = {}
+    left_out: dict[str, list[Cell]] = {}
+    unmeasurable: dict[str, None] = {}
+    for table in tables:
+        needed = measurements(table)
+        unmeasurable |= {name: None for name in needed if name not in MEASUREMENTS}
+        known = [name for name in needed if name in MEASUREMENTS]
+        for cell in table.cells:
+            try:
+                trained = training(cell, table, scale)
+            except UserError as error:
+                left_out.setdefault(str(error), []).append(cell)
+                continue
+            item = wanted.setdefault(trained.key, Wanted(trained))
+            item.cells.append(cell)
+            item.measurements = tuple(dict.fromkeys([*item.measurements, *known]))
+    number = scale.seeds if seeds is None else seeds
+    return Plan(scale, number, tuple(wanted.values()), left_out, tuple(unmeasurable))
+
+
+def jobs_of(
+    plan: Plan,
+    data: Path,
+    runs: Path,
+    source: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Jobs:
+    """Return the jobs of a plan, the first seed of every training first.
+
+    Args:
+        plan: what is needed.
+        data: folder of all data sets.
+        runs: folder of all run folders.
+        source: folder of raw files from which missing data sets are made.
+        report: receives a line for each data set that is made.
+
+    Raises:
+        UserError: if a data set is damaged or cannot be made.
+    """
+    jobs, missing = [], {}
+    for seed in range(plan.seeds):
+        for wanted in plan.wanted:
+            recipe = wanted.training.data
+            if not recipe.is_made(data) and source is not None:
+                recipe.make(data, source, report)
+            if recipe.is_made(data):
+                jobs.append(wanted.training.job(seed, data, runs, wanted.measurements))
+            else:
+                missing[recipe.name] = recipe.command(data)
+    return Jobs(tuple(jobs), missing)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as minutes, hours or days."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min"
+
+
+def _measured_seconds(trained: Training, results: Results) -> float | None:
+    """Return the seconds of a step from runs of this training, or of the like on other data."""
+    same = [run.seconds_per_step for run in results.of(trained.key)]
+    kind = trained.data.kind
+    like = [
+        run.seconds_per_step
+        for run in results.runs.values()
+        if run.model == trained.model
+        and run.settings == trained.key[3]
+        and run.data.startswith(kind)
+    ]
+    for values in (same, like):
+        known = [value for value in values if value]
+        if known:
+            return statistics.median(known)
+    return None
+
+
+def _guessed_seconds(trained: Training, scale: Scale) -> float:
+    base = trained.model.removesuffix("_gf")
+    work = WORK_OF_COPIES[trained.copies] * (WORK_OF_GRADIENT if trained.model != base else 1.0)
+    return scale.seconds_per_step[base] * work

@@ -1,0 +1,219 @@
+"""Make the runs of some tables, keep their results, and show the tables beside the paper's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.processes import available_cores, run_jobs
+from piwsl_ocp.experiments.reproduction.comparison import fill
+from piwsl_ocp.experiments.reproduction.pages import terminal_table
+from piwsl_ocp.experiments.reproduction.plan import Jobs, Plan, duration, jobs_of, plan
+from piwsl_ocp.experiments.reproduction.published import PaperTable
+from piwsl_ocp.experiments.reproduction.results import Results, collect, read_all
+from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale
+from piwsl_ocp.experiments.run_folder import RunFolder
+
+SCALES = ("cpu", "paper")
+
+#: Seconds between two looks at which runs are finished.
+POLL_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where things are.
+
+    Attributes:
+        runs: run folders.
+        results: small files of results, to be kept with the code.
+        data: converted data sets.
+        source: raw files from which missing data sets are made, None to make none.
+    """
+
+    runs: Path
+    results: Path
+    data: Path
+    source: Path | None = None
+
+
+class Reproduction:
+    """Tables of the paper at one scale.
+
+    Args:
+        tables: of the paper.
+        scale: of our runs.
+        folders: where things are.
+        console: where to say what happens.
+        seeds: runs of each training, that of the scale by default.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[PaperTable],
+        scale: Scale,
+        folders: Folders,
+        console: Console,
+        seeds: int | None = None,
+    ) -> None:
+        self.tables = tables
+        self.scale = scale
+        self.folders = folders
+        self.console = console
+        self.plan: Plan = plan(tables, scale, seeds)
+
+    def show_jobs(self) -> None:
+        """Print every run, whether it is there, and what cannot be run or lacks its data."""
+        jobs = self._jobs(convert=False)
+        for job in jobs.jobs:
+            self._print(f"{_state(job):12} {job.run_folder}")
+        self._print_missing(jobs)
+
+    def run(self, parallel: int | None = None) -> list[str]:
+        """Make what is missing and keep the results; a run that fails leaves the others alone.
+
+        Args:
+            parallel: runs side by side, one for each core by default.
+
+        Returns:
+            One line for each run that failed.
+
+        Raises:
+            UserError: if a data set is damaged or cannot be made.
+            KeyboardInterrupt: when everything is saved.
+        """
+        jobs = self._jobs(convert=True)
+        self._print_missing(jobs)
+        left = [job for job in jobs.jobs if not job.is_done]
+        self._print(
+            f"{len(jobs.jobs) - len(left)} of {len(jobs.jobs)} runs are done; "
+            f"{len(left)} to do in {self.folders.runs}: Ctrl-C saves, the same command goes on"
+        )
+        try:
+            failures = self._make(left, parallel or available_cores())
+        finally:
+            for line in collect_if_there(self.folders):
+                self._print(f"note: {line}")
+        return failures
+
+    def show_tables(self) -> None:
+        """Print the tables from the kept results."""
+        results = read_all(self.folders.results, self.scale.name)
+        for line in results.problems:
+            self._print(f"note: {line}")
+        for table in self.tables:
+            self.console.print(terminal_table(fill(table, self.scale, results, self.plan.seeds)))
+
+    def _jobs(self, convert: bool) -> Jobs:
+        source = self.folders.source if convert else None
+        return jobs_of(self.plan, self.folders.data, self.folders.runs, source, self._print)
+
+    def _make(self, jobs: Sequence[Job], parallel: int) -> list[str]:
+        failures: list[str] = []
+        left = list(jobs)
+        total = len(left)
+        while left:
+            try:
+                run_jobs(left, min(parallel, len(left)), _Announcer(left, self._print))
+            except UserError as error:
+                failures.append(str(error))
+                self._print(f"error: {error}")
+                before = len(left)
+                left = [j for j in left if not j.is_done and j.run_folder not in str(error)]
+                if len(left) == before:
+                    return failures
+            else:
+                left = []
+            self._print(f"{total - len(left) - len(failures)} of {total} runs are made")
+        return failures
+
+    def _print_missing(self, jobs: Jobs) -> None:
+        for reason, cells in self.plan.left_out.items():
+            self._print(f"not run: {len(cells)} cells, {reason}")
+        for name in self.plan.unmeasurable:
+            self._print(f"not measured: this version has no measurement '{name}'")
+        for name, command in jobs.missing_data.items():
+            self._print(f"no data set {name}: give --data-source FOLDER, or make it with {command}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+
+class _Announcer:
+    """Says which runs have been finished since it last looked, at most every ten seconds."""
+
+    def __init__(self, jobs: Sequence[Job], say: Callable[[str], None]) -> None:
+        self._left, self._total, self._say = list(jobs), len(jobs), say
+        self._looked = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._looked < POLL_SECONDS:
+            return
+        for job in [job for job in self._left if job.is_done]:
+            self._left.remove(job)
+            self._say(f"{self._total - len(self._left)} of {self._total}: {job.name}")
+        self._looked = time.monotonic()
+
+
+def collect_if_there(folders: Folders) -> list[str]:
+    """Keep the results of all finished runs; see `results.collect`."""
+    return collect(folders.runs, folders.results) if folders.runs.is_dir() else []
+
+
+def overview(tables: Sequence[PaperTable], results: Path) -> Table:
+    """Return a table of tables: cells, runs, what is finished, and the cost of the rest."""
+    shown = Table(
+        title="The tables of the paper",
+        caption=(
+            "cells: that can be run at the scale, of all; runs: with a result, of all; runs shared "
+            "by tables are counted in each. Cost: what is left, one run after the other; * holds "
+            "estimates, ~ is nothing but estimates. cpu: one core; paper: one A100."
+        ),
+        caption_justify="left",
+        expand=True,
+        padding=(0, 0, 0, 1),
+    )
+    shown.add_column("table", no_wrap=True, ratio=1)
+    for name in SCALES:
+        for heading in (f"{name}\ncells", "runs", "cost"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+    at_scale = [(find_scale(name), read_all(results, name)) for name in SCALES]
+    for table in tables:
+        columns = [text for scale, found in at_scale for text in _summary([table], scale, found)]
+        shown.add_row(table.heading.removeprefix("Table "), *columns)
+    columns = [text for scale, found in at_scale for text in _summary(tables, scale, found)]
+    shown.add_section()
+    shown.add_row("all, each run once", *columns)
+    return shown
+
+
+def _summary(tables: Sequence[PaperTable], scale: Scale, results: Results) -> list[str]:
+    needed = plan(tables, scale)
+    cells = sum(len(table.cells) for table in tables)
+    runnable = sum(len(wanted.cells) for wanted in needed.wanted)
+    if not needed.wanted:
+        return [f"0/{cells}", "–", "–"]
+    seconds, guesses = needed.seconds(results)
+    mark = "" if not guesses else "~" if guesses == len(needed.wanted) else "*"
+    done = f"{needed.finished(results)}/{needed.runs}"
+    return [f"{runnable}/{cells}", done, f"{mark}{duration(seconds)}" if seconds else "done"]
+
+
+def _state(job: Job) -> str:
+    if job.is_done:
+        return "done"
+    if job.is_trained:
+        return "to measure"
+    if not job.is_begun:
+        return "to do"
+    try:
+        return f"at {RunFolder(Path(job.run_folder)).last_step}"
+    except UserError:
+        return "damaged"

@@ -1,0 +1,331 @@
+"""What is kept of a run: one small file without checkpoints, readable without the run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from piwsl_ocp.atomic_file import write_atomically
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.measurements import MEASUREMENTS
+from piwsl_ocp.experiments.method import method_of
+from piwsl_ocp.experiments.reproduction.trainings import RunName, settings_key
+from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
+
+#: Columns of the validation log that are kept, with five digits.
+CURVE = ("step", "train_seconds", "energy_rmse", "force_rmse", "consistency_error")
+
+#: Errors that are kept, in the unit of the labels.
+ERRORS = (
+    "energy_rmse",
+    "energy_mae",
+    "force_rmse",
+    "force_mae",
+    "force_vector_rmse",
+    "energy_rmse_constant",
+    "force_rmse_constant",
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Provenance(_Section):
+    """Where a result comes from.
+
+    Args:
+        commit: of the code.
+        versions: of the package and its libraries.
+        started: UTC.
+        train_data: checksum of the training split.
+        test_data: checksum of the test split.
+    """
+
+    commit: str
+    versions: dict[str, str]
+    started: str
+    train_data: str
+    test_data: str
+
+
+class RunResult(_Section):
+    """What is kept of one run.
+
+    Args:
+        run: its name.
+        scale: name of the scale.
+        data: name of the data set.
+        model: file in configs/models, without the suffix of the scale.
+        settings: digits of its configuration, see `trainings.settings_key`.
+        seed: of the training.
+        method: short name of the method.
+        detail: weak losses, weights and displacements.
+        steps: of the training.
+        train: training structures.
+        test: test structures.
+        batch_size: structures in a step.
+        epsilon_angstrom: largest displacement of the training.
+        unit: of energies; forces are in the same per Angstrom.
+        errors: of the best checkpoint on the test split.
+        consistency_error: of the same, in the unit.
+        seconds_per_step: median over the training; None where nothing was logged.
+        curl: value and unit, None if it was not measured.
+        bond_scan: profile of a stretched bond, None if it was not measured.
+        curve: validation log by column.
+        provenance: code and data.
+    """
+
+    run: str
+    scale: str
+    data: str
+    model: str
+    settings: str
+    seed: int
+    method: str
+    detail: str
+    steps: int
+    train: int
+    test: int
+    batch_size: int
+    epsilon_angstrom: float | None = None
+    unit: str
+    errors: dict[str, float]
+    consistency_error: float
+    seconds_per_step: float | None = None
+    curl: dict[str, Any] | None = None
+    bond_scan: dict[str, Any] | None = None
+    curve: dict[str, list[float]]
+    provenance: Provenance
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Equal to `Training.key` of the cells that it is a run of."""
+        return (self.scale, self.data, self.model, self.settings)
+
+    def value(self, quantity: str) -> float | None:
+        """Return a quantity of the tables, None if it was not measured."""
+        if quantity == "curl":
+            return None if self.curl is None else float(self.curl["curl"])
+        if quantity == "seconds_per_epoch":
+            if self.seconds_per_step is None:
+                return None
+            return self.seconds_per_step * math.ceil(self.train / self.batch_size)
+        return self.errors.get(quantity)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All results of a scale.
+
+    Attributes:
+        runs: by `RunResult.key` and seed; the last one started where there are several.
+        problems: one line for each file that could not be read or used.
+    """
+
+    runs: Mapping[tuple[tuple[str, str, str, str], int], RunResult]
+    problems: tuple[str, ...]
+
+    def of(self, key: tuple[str, str, str, str]) -> list[RunResult]:
+        """Return the results of one training, ordered by seed."""
+        found = [result for (other, _), result in self.runs.items() if other == key]
+        return sorted(found, key=lambda result: result.seed)
+
+
+def folder_of(results: Path, scale: str) -> Path:
+    """Return the folder of the results of a scale."""
+    return results / scale / "runs"
+
+
+def of_run(run: RunFolder) -> RunResult:
+    """Return what is kept of a run folder.
+
+    Raises:
+        UserError: if it is not finished, not measured, or of another kind.
+    """
+    name = RunName.parse(str(run.config.get("identifier", "")))
+    if name is None:
+        raise UserError(f"'{run.path}' is no run of the tables: its identifier names none")
+    if not run.is_finished:
+        raise UserError(
+            f"the training in '{run.path}' is {run.status.get('status')} at step {run.last_step}: "
+            "the same `piwsl reproduce` goes on with it"
+        )
+    result = run.result()
+    optim, method = run.config["optim"], method_of(run.config)
+    try:
+        return RunResult(
+            run=run.config["identifier"],
+            scale=name.scale,
+            data=name.data,
+            model=name.model,
+            settings=settings_key(run.config),
+            seed=run.seed,
+            method=name.method if optim["piwsl"].get("noisy_nodes") else method.name,
+            detail=method.detail,
+            steps=run.last_step,
+            train=result["training"]["structures"],
+            test=result["errors"]["structures"],
+            batch_size=optim["batch_size"],
+            epsilon_angstrom=_epsilon(optim["piwsl"]),
+            unit=result["unit"],
+            errors={name: _short(result["errors"][name]) for name in ERRORS},
+            consistency_error=_short(result["consistency"]["rms"]),
+            seconds_per_step=_finite(run.seconds_per_step),
+            curl=_measured(run, "curl"),
+            bond_scan=_measured(run, "bond_scan"),
+            curve=_curve(run),
+            provenance=_provenance(run, result),
+        )
+    except KeyError as error:
+        raise UserError(
+            f"results of '{run.path}' lack {error}: remove its folder `results` and reproduce again"
+        ) from None
+
+
+def write(result: RunResult, results: Path) -> Path:
+    """Write a result into the folder of all results; an earlier one of the same run is replaced."""
+    path = folder_of(results, result.scale) / f"{result.run}.json"
+    text = json.dumps(result.model_dump(exclude_none=True), indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(_one_line_lists(text).encode()))
+    return path
+
+
+def collect(runs: Path, results: Path) -> list[str]:
+    """Keep the results of every finished run in a folder of run folders.
+
+    Returns:
+        One line for each folder that gave none.
+    """
+    problems = []
+    seen: dict[str, Path] = {}
+    for folder in sorted(path for path in runs.glob("*") if path.is_dir()):
+        try:
+            if not (folder / CONFIG_FILE).is_file():
+                raise UserError(f"'{folder}' is no run folder: it has no {CONFIG_FILE}; remove it")
+            result = of_run(RunFolder(folder))
+            if result.run in seen:
+                raise UserError(
+                    f"'{folder}' and '{seen[result.run]}' are the same run: remove one of them"
+                )
+            seen[result.run] = folder
+            write(_with_earlier_measurements(result, results), results)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _with_earlier_measurements(result: RunResult, results: Path) -> RunResult:
+    """Add what was measured of a run when it still had its checkpoint."""
+    path = folder_of(results, result.scale) / f"{result.run}.json"
+    try:
+        earlier = _read(path) if path.is_file() else result
+    except UserError:
+        return result
+    kept = {name: getattr(result, name) or getattr(earlier, name) for name in ("curl", "bond_scan")}
+    return result.model_copy(update=kept)
+
+
+def read_all(results: Path, scale: str) -> Results:
+    """Return the results of a scale; a file that cannot be read becomes a line, not an error."""
+    runs: dict[tuple[tuple[str, str, str, str], int], RunResult] = {}
+    problems = []
+    for path in sorted(folder_of(results, scale).glob("*.json")):
+        try:
+            result = _read(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        here, other = (result.key, result.seed), runs.get((result.key, result.seed))
+        if other is not None:
+            late, early = sorted((result, other), key=lambda r: r.provenance.started, reverse=True)
+            problems.append(
+                f"'{early.run}' and '{late.run}' are two versions of one run: the later one, "
+                f"started {late.provenance.started}, counts; remove the other"
+            )
+            result = late
+        runs[here] = result
+    return Results(runs, tuple(problems))
+
+
+def _read(path: Path) -> RunResult:
+    try:
+        return RunResult.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' cannot be read ({error}): remove it") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        reason = f"{key}: {first['msg'].lower()}" if key else "it is cut off or no JSON"
+        raise UserError(
+            f"'{path}' is damaged ({reason}): remove it, and `piwsl report` makes it again from "
+            "the run folder"
+        ) from None
+
+
+def _provenance(run: RunFolder, result: Mapping[str, Any]) -> Provenance:
+    code = {key: str(value) for key, value in run.status.get("code", {}).items()}
+    return Provenance(
+        commit=code.pop("commit", "unknown"),
+        versions=code,
+        started=str(run.status.get("started", "unknown")),
+        train_data=result["training"]["checksum"],
+        test_data=result["dataset"]["checksum"],
+    )
+
+
+def _curve(run: RunFolder) -> dict[str, list[float]]:
+    rows = run.metrics("val")
+    return {name: [_short(value) for value in rows[name]] for name in CURVE if name in rows.columns}
+
+
+def _measured(run: RunFolder, name: str) -> dict[str, Any] | None:
+    """Return the result of a measurement, None where there is none."""
+    if name not in MEASUREMENTS:
+        return None
+    path = run.path / MEASUREMENTS[name].result
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"'{path}' is cut off or no JSON: remove it and reproduce again") from None
+    return {key: _shortened(value) for key, value in content.items()}
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return _short(value, digits=9) if isinstance(value, float) else value
+
+
+def _epsilon(options: Mapping[str, Any]) -> float | None:
+    return (options.get("displacement") or {}).get("epsilon_max_angstrom")
+
+
+def _short(value: float, digits: int = 6) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _finite(value: float) -> float | None:
+    return _short(value) if math.isfinite(value) else None
+
+
+def _one_line_lists(text: str) -> str:
+    """Put lists of numbers, one number a line in indented JSON, on one line."""
+    lines: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        if inside:
+            lines[-1] += line.strip() + (" " if line.rstrip().endswith(",") else "")
+            inside = not line.strip().startswith("]")
+        else:
+            lines.append(line)
+            inside = line.rstrip().endswith("[")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,81 @@
+"""The report: all tables at one scale as a page, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from piwsl_ocp.atomic_file import write_atomically
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.reproduction.comparison import FilledTable, fill
+from piwsl_ocp.experiments.reproduction.figures import figures
+from piwsl_ocp.experiments.reproduction.pages import FOOTNOTE, csv_text, html, markdown
+from piwsl_ocp.experiments.reproduction.plan import select
+from piwsl_ocp.experiments.reproduction.reproduce import Folders, collect_if_there
+from piwsl_ocp.experiments.reproduction.results import Results, read_all
+from piwsl_ocp.experiments.reproduction.scales import find_scale
+
+
+def write_report(scale_name: str, folders: Folders, out: Path) -> list[str]:
+    """Keep the results of finished runs and write report.html, report.md and tables.csv.
+
+    Args:
+        scale_name: of the runs.
+        folders: where run folders and results are.
+        out: folder of the three files, which are replaced.
+
+    Returns:
+        Lines for the terminal: what could not be used, and what was written.
+
+    Raises:
+        UserError: if there is no result at all.
+    """
+    scale = find_scale(scale_name)
+    problems = collect_if_there(folders)
+    results = read_all(folders.results, scale.name)
+    problems += results.problems
+    if not results.runs:
+        raise UserError(
+            f"no results of scale '{scale.name}' in '{folders.results}': make some with "
+            f"`piwsl reproduce 1 --scale {scale.name}`"
+        )
+    filled = [fill(table, scale, results) for table in select("all")]
+    problems += _unused(results, filled)
+    command = f"piwsl report --scale {scale.name}"
+    title = f"The tables of arXiv 2408.05215 at {scale.name} scale"
+    pages = {
+        "report.html": html(
+            filled,
+            figures({table.table.name: table for table in filled}),
+            title=title,
+            command=command,
+            problems=problems,
+        ),
+        "report.md": _markdown(filled, title, command),
+        "tables.csv": csv_text(filled),
+    }
+    for name, text in pages.items():
+        write_atomically(out / name, lambda file, text=text: file.write(text.encode()))
+    notes = [f"note: {line}" for line in problems]
+    return [*notes, *(f"written: {out / name}" for name in pages)]
+
+
+def _markdown(filled: list[FilledTable], title: str, command: str) -> str:
+    """Return the tables that have results; the others are named at the end."""
+    lines = [f"# {title}", "", f"Made by `{command}`. {FOOTNOTE}", ""]
+    lines += [markdown(table) for table in filled if table.has_results]
+    empty = [table.table.heading for table in filled if not table.has_results]
+    if empty:
+        lines += ["### Without results", "", *(f"- {heading}" for heading in empty), ""]
+    return "\n".join(lines)
+
+
+def _unused(results: Results, filled: list[FilledTable]) -> list[str]:
+    """Return a line if results belong to no cell, as after a change of the configurations."""
+    used = {run.run for table in filled for cell in table.cells for run in cell.runs}
+    unused = sorted(run.run for run in results.runs.values() if run.run not in used)
+    if not unused:
+        return []
+    return [
+        f"{len(unused)} results belong to no cell of this version, the first is '{unused[0]}': "
+        "their configuration has changed, remove them or reproduce again"
+    ]

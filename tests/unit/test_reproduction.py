@@ -1,0 +1,487 @@
+"""Cells of published tables become trainings; results are kept, read back and compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from piwsl_ocp.cli import build
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments import grid
+from piwsl_ocp.experiments.reproduction import published, results, trainings
+from piwsl_ocp.experiments.reproduction.comparison import fill
+from piwsl_ocp.experiments.reproduction.figures import figures
+from piwsl_ocp.experiments.reproduction.pages import csv_text, html, markdown
+from piwsl_ocp.experiments.reproduction.plan import duration, jobs_of, plan, select
+from piwsl_ocp.experiments.reproduction.reproduce import Folders
+from piwsl_ocp.experiments.reproduction.results import Provenance, RunResult
+from piwsl_ocp.experiments.reproduction.scales import find_scale
+from piwsl_ocp.experiments.reproduction.trainings import RunName, Training, training
+from piwsl_ocp.experiments.reproduction.write import write_report
+from piwsl_ocp.experiments.run_folder import RunFolder
+from piwsl_ocp.ocp.config import load_config
+from tests.run_folders import make_run
+
+CPU, PAPER = find_scale("cpu"), find_scale("paper")
+
+
+def trained(table: str, row: str, column: str, scale: str = "cpu") -> Training:
+    """Return the training of a cell."""
+    content = published.load(table)
+    cell = next(c for c in content.cells if (c.row, c.column) == (row, column))
+    return training(cell, content, find_scale(scale))
+
+
+def made_result(of: Training, seed: int = 0, scale: float = 1.0, **changes: object) -> RunResult:
+    """Return a result as if a training had given it, with errors proportional to `scale`."""
+    word = trainings.method_word(of.config)
+    name = RunName(of.scale, of.data.name, of.model, word, seed).text
+    return RunResult(
+        **{
+            "run": f"{name}-{of.key[3][:8]}",
+            "scale": of.scale,
+            "data": of.data.name,
+            "model": of.model,
+            "settings": of.key[3],
+            "seed": seed,
+            "method": word,
+            "detail": "",
+            "steps": of.steps,
+            "train": 100,
+            "test": 700,
+            "batch_size": 6,
+            "epsilon_angstrom": of.config["optim"]["piwsl"]
+            .get("displacement", {})
+            .get("epsilon_max_angstrom"),
+            "unit": "kcal/mol",
+            "errors": {"energy_rmse": 50 * scale, "force_rmse": 25 * scale},
+            "consistency_error": 5 * scale,
+            "seconds_per_step": 0.1,
+            "curve": {"step": [100, 200], "energy_rmse": [60, 50], "force_rmse": [30, 25]},
+            "provenance": Provenance(
+                commit="0123456789ab",
+                versions={},
+                started="2026-01-02T03:04:05+00:00",
+                train_data="a" * 64,
+                test_data="b" * 64,
+            ),
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """Return a folder with results of two seeds for PaiNN in Table 4."""
+    folder = tmp_path / "results"
+    for column, scale in {"supervised": 1.0, "pitc": 0.7, "pisc": 1.0, "piwsl": 0.6}.items():
+        for seed in (0, 1):
+            made = made_result(trained("table_4", "painn", column), seed, scale + 0.02 * seed)
+            results.write(made, folder)
+    return folder
+
+
+def test_the_published_scale_is_that_of_the_experiment_files() -> None:
+    for number, folder in (("1", "ani1x_n1000"), ("2", "tio2_n1000"), ("A7", "lmnto_n1000")):
+        for model in grid.MODELS:
+            for method in ("supervised", "noisy_nodes", "trapezoid"):
+                ours = trained(f"table_{number}", f"{model}_n1000", method, "paper").config
+                theirs = load_config(f"experiments/{folder}/{model}_{method}.yml")
+                ours["optim"].pop("T_max", None)
+                if method == "supervised":
+                    theirs["optim"]["piwsl"].pop("displacement", None)
+                for section in ("model", "optim", "loss_functions", "outputs"):
+                    assert ours[section] == theirs[section], (number, model, method)
+
+
+def test_a_case_of_table_a3_is_taken_for_piwsl() -> None:
+    options = trained("table_1", "painn_n1000", "piwsl", "paper").config["optim"]["piwsl"]
+    assert options["terms"] == {"pitc": 1.2, "pisc": 0.01}
+    assert options["displacement"]["epsilon_max_angstrom"] == 0.025
+
+
+def test_a_cosine_schedule_ends_with_the_training() -> None:
+    optim = trained("table_1", "equiformer_v2_n1000", "piwsl", "paper").config["optim"]
+    assert optim["T_max"] == optim["max_steps"] == 40000
+
+
+def test_twice_the_iterations_are_twice_the_steps() -> None:
+    for scale, steps in (("cpu", 1000), ("paper", 40000)):
+        assert trained("table_A15", "once", "piwsl", scale).steps == steps
+        twice = trained("table_A15", "twice", "piwsl", scale)
+        assert twice.steps == 2 * steps
+        assert twice.config["optim"].get("T_max", 2 * steps) == 2 * steps
+
+
+def test_every_column_of_a_row_has_the_same_steps() -> None:
+    for name in published.names():
+        content = published.load(name)
+        steps: dict[str, set[int]] = {}
+        for wanted in plan([content], CPU).wanted:
+            for cell in wanted.cells:
+                steps.setdefault(cell.row, set()).add(wanted.training.steps)
+        assert all(len(found) == 1 for found in steps.values()), name
+
+
+def test_without_reference_forces_the_loss_has_none_and_weights_are_smaller() -> None:
+    config = trained("table_5", "painn_without_forces", "pitc").config
+    losses = {k: v["coefficient"] for loss in config["loss_functions"] for k, v in loss.items()}
+    assert losses == {"energy": 1, "forces": 0}
+    assert config["optim"]["piwsl"]["terms"] == {"pitc": 0.1}
+    with_forces = trained("table_5", "painn_with_forces", "pitc").config
+    losses = {
+        k: v["coefficient"] for loss in with_forces["loss_functions"] for k, v in loss.items()
+    }
+    assert losses == {"energy": 1, "forces": 100}
+    assert with_forces["optim"]["piwsl"]["terms"] == {"pitc": 1.0}
+
+
+def test_the_forms_of_pisc_metrics_and_displacements_are_those_of_the_columns() -> None:
+    forms = [trained("table_A10", "painn", f"form_{number}") for number in (1, 2, 3)]
+    terms = [set(form.config["optim"]["piwsl"]["terms"]) for form in forms]
+    assert terms == [{"pitc", "pisc"}, {"pitc", "pisc_case2"}, {"pitc", "pisc_case3"}]
+    metrics = {
+        column: trained("table_A12", "painn", column).config["optim"]["piwsl"]["metric"]
+        for column in ("mae", "mse", "relu_as_printed", "relu_of_absolute")
+    }
+    assert list(metrics.values()) == ["mae", "mse", "relu_literal", "relu"]
+    swept = trained("table_A13", "painn", "pitc_0.05").config["optim"]["piwsl"]["displacement"]
+    assert swept["name"] == "unit_per_atom"
+    assert swept["epsilon_max_angstrom"] == 0.05
+    part = trained("table_A14", "painn", "atoms_20").config["optim"]["piwsl"]["displacement"]
+    assert part["atom_fraction"] == 0.2
+
+
+def test_cells_of_several_tables_share_their_runs() -> None:
+    keys = {
+        trained(*cell).key
+        for cell in (
+            ("table_1", "painn_n100", "supervised"),
+            ("table_4", "painn", "supervised"),
+            ("table_5", "painn_with_forces", "supervised"),
+            ("table_A9", "painn", "supervised"),
+        )
+    }
+    assert len(keys) == 1
+    second = trained("table_A10", "painn", "supervised")
+    assert second.data.name == "ani1x_n100_second"
+    assert second.data.options.split_seed != 0
+    wanted = plan(select("A9") + select("A18") + select("1"), CPU).wanted
+    assert len({w.training.key for w in wanted}) == len(wanted)
+
+
+def test_gradient_forces_are_another_model() -> None:
+    assert trained("table_A16", "painn", "piwsl").model == "painn_gf"
+    assert trained("table_3", "painn_gradient", "piwsl").config["model"]["forces"] == "gradient"
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (("table_A4", "painn_n10000", "piwsl"), "N = 10 000: the sample holds 1000 structures"),
+        (("table_A7", "painn_n1000", "piwsl"), "N = 1000: the sample holds 824 structures"),
+        (("table_2", "escn_n1000", "piwsl"), "N = 1000: run with painn alone at this scale"),
+        (("table_4", "equiformer_v2", "piwsl"), "run with painn alone at this scale"),
+    ],
+)
+def test_a_cell_that_cannot_be_run_says_why(cell: tuple[str, str, str], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        trained(*cell)
+
+
+def test_a_name_of_a_run_is_read_back() -> None:
+    name = RunName("cpu", "ani1x_n100_second", "painn_gf", "pisc+pitc+e0.025+adversarial", 3)
+    assert RunName.parse(f"{name.text}-0123abcd") == name
+    assert RunName.parse("painn_supervised_seed0") is None
+
+
+def test_a_missing_data_set_comes_with_its_command(tmp_path: Path) -> None:
+    jobs = jobs_of(plan(select("A10"), CPU), tmp_path, tmp_path / "runs")
+    assert not jobs.jobs
+    command = jobs.missing_data["ani1x_n100_second"]
+    assert command.startswith("piwsl data convert ani1x ani1x_sample_1000.h5 --n-train 100 ")
+    assert "--split-seed 1 " in command
+    assert command.endswith(f"--out {tmp_path}/cpu/ani1x_n100_second")
+
+
+def test_a_raw_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'ani1x_sample_1000.h5' below .*: found none, expected"):
+        jobs_of(plan(select("4"), CPU), tmp_path, tmp_path / "runs", source=tmp_path)
+
+
+def test_results_are_read_back_as_they_were_kept(kept: Path) -> None:
+    found = results.read_all(kept, "cpu")
+    assert len(found.runs) == 8
+    assert not found.problems
+    wanted = made_result(trained("table_4", "painn", "piwsl"), 1, 0.62)
+    assert found.of(wanted.key)[1] == wanted
+
+
+def test_ours_stand_beside_the_paper(kept: Path) -> None:
+    filled = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
+    cells = {(cell.cell.row, cell.cell.column): cell for cell in filled.cells}
+    piwsl = cells["painn", "piwsl"].comparisons["energy_rmse"]
+    assert piwsl.ours.mean == pytest.approx(30.5)
+    assert piwsl.our_gain == pytest.approx(30.5 / 50.5 - 1)
+    assert piwsl.printed.text == "24.53 ± 0.48"
+    assert piwsl.printed_gain == pytest.approx(24.53 / 56.62 - 1)
+    assert piwsl.agreement == "same sign"
+    pisc = cells["painn", "pisc"].comparisons["energy_rmse"]
+    assert pisc.agreement == "ours none (within spread)"
+    assert cells["painn", "trapezoid"].missing == "not run yet"
+    assert cells["equiformer_v2", "piwsl"].missing == "run with painn alone at this scale"
+    assert cells["painn", "piwsl"].note == "N = 100 in place of 1000"
+    assert not filled.warnings
+
+
+def test_an_opposite_effect_is_called_so(kept: Path) -> None:
+    for seed in (0, 1):
+        worse = made_result(trained("table_4", "painn", "piwsl"), seed, 1.5)
+        results.write(worse, kept)
+    filled = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
+    cell = next(c for c in filled.cells if (c.cell.row, c.cell.column) == ("painn", "piwsl"))
+    assert cell.comparisons["energy_rmse"].agreement == "opposite"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 500}, "row painn: the runs have different numbers of steps: [500, 1000]"),
+        ({"seed": 7}, "row painn: the methods have different seeds"),
+        ({"provenance": {"commit": "fedcba987654+changes"}}, "different versions of the code"),
+        ({"provenance": {"train_data": "c" * 64}}, "the runs on ani1x_n100 saw different data"),
+    ],
+)
+def test_runs_that_are_not_alike_are_not_mixed_silently(
+    kept: Path, changes: dict, said: str
+) -> None:
+    other = made_result(trained("table_4", "painn", "trapezoid"))
+    if "provenance" in changes:
+        facts = {**other.provenance.model_dump(), **changes["provenance"]}
+        changes = {"provenance": Provenance(**facts)}
+    for seed in (0, 1):
+        seeds = {"seed": seed, **changes}
+        made = other.model_copy(update={"run": f"{other.run}{seeds['seed']}", **seeds})
+        results.write(made, kept)
+    filled = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
+    assert any(said in warning for warning in filled.warnings), filled.warnings
+    assert f"- WARNING: {filled.warnings[0]}" in markdown(filled)
+
+
+def test_the_markdown_names_numbers_reasons_and_provenance(kept: Path) -> None:
+    text = markdown(fill(published.load("table_4"), CPU, results.read_all(kept, "cpu")))
+    line = next(line for line in text.splitlines() if line.startswith("|  | piwsl |"))
+    assert "30.5 ± 0.7 (2), -40 % | 24.53 ± 0.48, -57 % | same sign" in line
+    assert "012345678; ani1x_n100 aaaaaaaa" in line
+    assert "| not run: run with painn alone at this scale |" in text
+    assert "trapezoid (ours)" in text
+    assert "- Ours: N = 100 in place of 1000" in text
+    assert "- Paper, equiformer_v2 pitc: five repeats" in text
+
+
+def test_the_csv_has_a_line_for_each_cell_and_quantity(kept: Path) -> None:
+    table = published.load("table_4")
+    lines = csv_text([fill(table, CPU, results.read_all(kept, "cpu"))]).splitlines()
+    assert len(lines) == 1 + 2 * len(table.cells)
+    assert lines[0].startswith("table,row,column,ours,scale,quantity,unit,mean,std")
+
+
+def test_the_page_holds_everything_itself(kept: Path) -> None:
+    tables = [fill(t, CPU, results.read_all(kept, "cpu")) for t in select("all")]
+    drawn = figures({table.table.name: table for table in tables})
+    page = html(tables, drawn, title="Tables", command="piwsl report")
+    assert len(drawn) == 3
+    assert "<svg" in page
+    assert 'src="http' not in page and 'href="http' not in page
+    assert page.count("<section") == len(tables)
+
+
+def test_every_figure_is_drawn_where_there_are_results(tmp_path: Path) -> None:
+    scan = {"distances_angstrom": [0.9, 1.1, 1.3], "energies": [5.0, 0.0, 9.0], "unit": "kcal/mol"}
+    for wanted in plan(select("1") + select("A11") + select("A13") + select("A18"), CPU).wanted:
+        made = made_result(wanted.training, 0, 1.0, bond_scan=scan, curl={"curl": 3.0, "unit": ""})
+        results.write(made, tmp_path)
+    found = results.read_all(tmp_path, "cpu")
+    drawn = figures({name: fill(published.load(name), CPU, found) for name in published.names()})
+    assert len(drawn) == 6
+
+
+def test_a_damaged_result_is_told_and_the_others_count(kept: Path) -> None:
+    folder = results.folder_of(kept, "cpu")
+    cut, wrong = sorted(folder.glob("*.json"))[:2]
+    cut.write_text(cut.read_text()[:100])
+    content = json.loads(wrong.read_text())
+    del content["errors"]
+    wrong.write_text(json.dumps(content))
+    found = results.read_all(kept, "cpu")
+    assert len(found.runs) == 6
+    assert len(found.problems) == 2
+    assert str(cut) in found.problems[0] and "damaged" in found.problems[0]
+    assert "errors: field required" in found.problems[1]
+
+
+def test_of_two_versions_of_a_run_the_later_counts_and_both_are_named(kept: Path) -> None:
+    early = made_result(trained("table_4", "painn", "piwsl"))
+    facts = {**early.provenance.model_dump(), "started": "2026-02-03T00:00:00+00:00"}
+    late = early.model_copy(
+        update={"run": f"{early.run[:-8]}00000000", "provenance": Provenance(**facts)}
+    )
+    results.write(late, kept)
+    found = results.read_all(kept, "cpu")
+    assert found.of(late.key)[0].run == late.run
+    assert len(found.problems) == 1
+    assert early.run in found.problems[0] and late.run in found.problems[0]
+
+
+def run_of_table(folder: Path, name: str, **keywords: object) -> Path:
+    """Write a run folder with the name of a run of the tables."""
+    make_run(folder / name, "piwsl", changes={"identifier": name}, **keywords)
+    path = folder / name / "results" / "test.json"
+    content = json.loads(path.read_text())
+    content["errors"]["force_vector_rmse"] = 3.0
+    path.write_text(json.dumps(content))
+    return folder / name
+
+
+def test_results_of_a_run_folder_are_kept_without_it(tmp_path: Path) -> None:
+    run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-pisc+pitc-s0-01234567")
+    made = results.of_run(RunFolder(run))
+    path = results.write(made, tmp_path / "results")
+    assert path.name == "cpu-ani1x_n100-painn-pisc+pitc-s0-01234567.json"
+    assert made.settings == trainings.settings_key(RunFolder(run).config)
+    assert (made.data, made.model, made.seed) == ("ani1x_n100", "painn", 0)
+    assert made.errors["energy_rmse"] == 4.0
+    assert made.value("seconds_per_epoch") == pytest.approx(0.1 * 13)
+    assert made.curve["step"] == [10, 20, 30, 40]
+    assert results.read_all(tmp_path / "results", "cpu").of(made.key) == [made]
+
+
+def test_what_was_measured_stays_when_the_run_folder_loses_it(tmp_path: Path) -> None:
+    run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
+    (run / "results" / "curl.json").write_text('{"curl": 3.0, "unit": "kcal/mol/Å²"}')
+    results.collect(tmp_path / "runs", tmp_path / "results")
+    (run / "results" / "curl.json").unlink()
+    assert results.collect(tmp_path / "runs", tmp_path / "results") == []
+    (made,) = results.read_all(tmp_path / "results", "cpu").runs.values()
+    assert made.value("curl") == 3.0
+
+
+def test_the_name_of_a_run_tells_what_is_not_usual() -> None:
+    words = [
+        trainings.method_word(trained(*cell).config)
+        for cell in (
+            ("table_1", "painn_n100", "supervised"),
+            ("table_1", "painn_n100", "noisy_nodes"),
+            ("table_6", "painn", "adversarial"),
+            ("table_A12", "painn", "mae"),
+            ("table_A14", "painn", "atoms_20"),
+            ("table_5", "painn_without_forces", "weak_label"),
+        )
+    ]
+    assert words == [
+        "supervised",
+        "noisy_nodes+e0.025",
+        "pisc+pitc+e0.025+adversarial",
+        "pitc+e0.005+unit_per_atom+mae",
+        "pitc+e0.01+20pc",
+        "weak_label+e0.025+no_forces",
+    ]
+
+
+def test_run_folders_that_give_nothing_are_told_and_the_others_are_kept(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    name = "cpu-ani1x_n100-painn-pisc+pitc-s{}-01234567".format
+    good = run_of_table(runs, name(0))
+    run_of_table(runs, name(1), status="running")
+    (run_of_table(runs, name(2)) / "results" / "test.json").unlink()
+    (run_of_table(runs, name(3)) / "results" / "test.json").write_text('{"errors": ')
+    (runs / "half_written").mkdir()
+    good.rename(runs / "a_copy")
+    run_of_table(runs, name(0))
+    problems = results.collect(runs, tmp_path / "results")
+    assert len(results.read_all(tmp_path / "results", "cpu").runs) == 1
+    text = "\n".join(problems)
+    assert len(problems) == 5
+    assert "are the same run" in text
+    assert "is running at step 40: the same `piwsl reproduce` goes on" in text
+    assert "has no results/test.json" in text
+    assert "is cut off or no JSON" in text
+    assert "'half_written' is no run folder" in text.replace(f"{runs}/", "")
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_the_cost_comes_from_measured_steps_where_there_are_some(kept: Path) -> None:
+    needed = plan(select("4"), CPU)
+    nothing = results.read_all(kept / "none", "cpu")
+    assert needed.finished(nothing) == 0
+    guessed, guesses = needed.seconds(nothing)
+    assert guesses == len(needed.wanted) == 5
+    found = results.read_all(kept, "cpu")
+    assert needed.finished(found) == 8
+    left, guesses = needed.seconds(found)
+    assert guesses == 1
+    assert 0 < left < guessed
+    more = replace(needed, seeds=3)
+    measured = sum(0.1 * 1000 for _ in range(4))
+    assert more.seconds(found)[0] == pytest.approx(measured + 1.5 * left)
+
+
+def test_durations_are_told_in_the_unit_that_fits() -> None:
+    assert [duration(seconds) for seconds in (90, 7200, 259200)] == ["2 min", "2.0 h", "3.0 days"]
+
+
+def test_the_report_is_made_of_kept_results_alone(kept: Path, tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "no_runs", kept, tmp_path / "no_data")
+    lines = write_report("cpu", folders, tmp_path / "out")
+    assert [line.rsplit("/", 1)[1] for line in lines] == ["report.html", "report.md", "tables.csv"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "### Table 4: PITC, PISC and both" in text
+    assert "- Table 2: TiO2" in text
+
+
+def test_results_of_another_configuration_are_told(kept: Path, tmp_path: Path) -> None:
+    other = made_result(trained("table_4", "painn", "piwsl"), settings="0" * 12, run="cpu-old")
+    results.write(other, kept)
+    lines = write_report("cpu", Folders(tmp_path / "no", kept, tmp_path), tmp_path / "out")
+    assert lines[0].startswith("note: 1 results belong to no cell of this version")
+
+
+def test_no_results_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results of scale 'paper'"):
+        write_report("paper", Folders(tmp_path, tmp_path, tmp_path), tmp_path)
+
+
+def test_the_command_shows_tables_without_run_folders(kept: Path) -> None:
+    call = CliRunner().invoke(
+        build(), ["reproduce", "4", "--report-only", "--results", str(kept)], env={"COLUMNS": "160"}
+    )
+    assert call.exit_code == 0, call.output
+    assert "24.53 ± 0.48" in call.output
+    assert "30.5 ± 0.7 (2)" in call.output
+
+
+def test_the_command_lists_tables_with_runs_and_costs(kept: Path) -> None:
+    call = CliRunner().invoke(
+        build(), ["reproduce", "--list", "--results", str(kept)], env={"COLUMNS": "160"}
+    )
+    assert call.exit_code == 0, call.output
+    line = next(line for line in call.output.splitlines() if "4: PITC, PISC" in line)
+    assert "5/10" in line and "8/10" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["reproduce"], "name a table"),
+        (["reproduce", "7", "--dry-run"], "no table '7'"),
+        (["reproduce", "1", "--scale", "gpu"], "unknown scale 'gpu'"),
+    ],
+)
+def test_a_wrong_request_is_told(arguments: list[str], said: str) -> None:
+    call = CliRunner().invoke(build(), arguments)
+    assert isinstance(call.exception, UserError)
+    assert said in str(call.exception)
