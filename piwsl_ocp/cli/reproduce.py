@@ -33,6 +33,9 @@ def reproduce(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Runs of each training. Default: 2 (cpu), 3 (paper).")
     ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Train this model alone. Repeatable. Default: all.")
+    ] = None,
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side. [default: one for each core]")
     ] = None,
@@ -62,7 +65,7 @@ def reproduce(
         console.print(overview(tables, results))
         return
     folders = Folders(runs, results, data, data_source)
-    reproduction = Reproduction(tables, find_scale(scale), folders, console, seeds)
+    reproduction = Reproduction(tables, find_scale(scale), folders, console, seeds, model or ())
     if dry_run:
         reproduction.show_jobs()
         return

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from piwsl_ocp.consistency.choices import expect_choice
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.grid import MODELS
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.reproduction.published import Cell, PaperTable, find, load, names
@@ -53,6 +55,22 @@ class Plan:
     wanted: tuple[Wanted, ...]
     left_out: dict[str, list[Cell]]
     unmeasurable: tuple[str, ...]
+
+    def of_models(self, models: Sequence[str]) -> Plan:
+        """Return the part of the plan with some models, or all of it if none is named.
+
+        Args:
+            models: of the paper, such as `painn`; each in both force modes.
+
+        Raises:
+            UserError: if a model is unknown.
+        """
+        for model in models:
+            expect_choice("model", model, MODELS)
+        if not models:
+            return self
+        wanted = (w for w in self.wanted if w.training.model.removesuffix("_gf") in models)
+        return replace(self, wanted=tuple(wanted))
 
     @property
     def runs(self) -> int:

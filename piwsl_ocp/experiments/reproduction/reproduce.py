@@ -53,6 +53,7 @@ class Reproduction:
         folders: where things are.
         console: where to say what happens.
         seeds: runs of each training, that of the scale by default.
+        models: train these alone; all by default.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Reproduction:
         folders: Folders,
         console: Console,
         seeds: int | None = None,
+        models: Sequence[str] = (),
     ) -> None:
         self.tables = tables
         self.scale = scale
         self.folders = folders
         self.console = console
-        self.plan: Plan = plan(tables, scale, seeds)
+        self.plan: Plan = plan(tables, scale, seeds).of_models(models)
 
     def show_jobs(self) -> None:
         """Print every run, whether it is there, and what cannot be run or lacks its data."""
