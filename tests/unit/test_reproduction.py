@@ -485,3 +485,13 @@ def test_a_wrong_request_is_told(arguments: list[str], said: str) -> None:
     call = CliRunner().invoke(build(), arguments)
     assert isinstance(call.exception, UserError)
     assert said in str(call.exception)
+
+
+def test_a_plan_can_be_narrowed_to_some_models() -> None:
+    whole = plan(select("1"), CPU)
+    part = whole.of_models(["painn"])
+    assert {wanted.training.model for wanted in whole.wanted} == set(grid.MODELS)
+    assert {wanted.training.model for wanted in part.wanted} == {"painn"}
+    assert whole.of_models([]) is whole
+    with pytest.raises(UserError, match="unknown model 'pain': did you mean 'painn'"):
+        whole.of_models(["pain"])
