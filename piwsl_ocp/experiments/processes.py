@@ -1,4 +1,4 @@
-"""Run several jobs side by side, each in a fresh process, with their progress."""
+"""Processes that run jobs on this machine: started, watched, asked to stop."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from typing import BinaryIO
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job, to_json
 
+#: What every process of a run finds in its environment, here and in a SLURM job.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
 #: Seconds between two looks at the running jobs.
 POLL_SECONDS = 0.5
 #: Seconds that a job may take to save when it is asked to stop.
@@ -27,10 +35,14 @@ class Worker:
     process: subprocess.Popen
     output: BinaryIO
 
+    def written(self) -> str:
+        """Return what the process wrote so far."""
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")
+
     def last_line(self) -> str:
         """Return the last line that the process wrote, without `error: `."""
-        self.output.seek(0)
-        lines = self.output.read().decode(errors="replace").strip().splitlines()
+        lines = self.written().strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else "a run failed without a message"
 
 
@@ -46,6 +58,8 @@ def run_jobs(
 ) -> None:
     """Run jobs in `parallel` processes with one thread each; every process gets each n-th job.
 
+    It is for jobs that are of use together alone: the first that fails stops them all.
+
     Args:
         jobs: what to do, the longest first.
         parallel: number of processes.
@@ -60,22 +74,23 @@ def run_jobs(
     try:
         for share in shares:
             if share:
-                workers.append(_start(share))
+                workers.append(start(share))
         while any(not _has_ended(worker) for worker in workers):
             time.sleep(POLL_SECONDS)
             on_poll()
     finally:
-        _stop(workers)
+        stop(workers)
 
 
-def _start(jobs: Sequence[Job]) -> Worker:
+def start(jobs: Sequence[Job]) -> Worker:
+    """Start a process that does jobs one after the other."""
     output = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
     process = subprocess.Popen(
         [sys.executable, "-m", "piwsl_ocp.experiments.worker"],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        env={**os.environ, **ENVIRONMENT},
         # Ctrl-C reaches this process alone, which then asks the workers to stop, once.
         start_new_session=True,
     )
@@ -92,7 +107,7 @@ def _has_ended(worker: Worker) -> bool:
     return code is not None
 
 
-def _stop(workers: Sequence[Worker]) -> None:
+def stop(workers: Sequence[Worker]) -> None:
     """Close the pipes, wait for the workers to save, and end those that do not."""
     deadline = time.monotonic() + STOP_SECONDS
     try:
