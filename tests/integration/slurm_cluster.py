@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,7 +81,11 @@ class Cluster:
         ask("scontrol", "update", f"nodename={self.node}", "state=down", "reason=failed")
         command = ["slurmd", "-f", self.configuration, "-N", self.node]
         subprocess.run(command, check=True, capture_output=True)
-        ask("scontrol", "update", f"nodename={self.node}", "state=resume")
+        while ask("sinfo", "--noheader", "--partition=normal", "-o", "%t").startswith("down"):
+            # refused where the node has returned by itself meanwhile
+            resume = ["scontrol", "update", f"nodename={self.node}", "state=resume"]
+            subprocess.run(resume, check=False, capture_output=True)
+            time.sleep(0.2)
 
     def _job_processes(self) -> list[int]:
         """Return the processes of this cluster's jobs, told by their environment."""

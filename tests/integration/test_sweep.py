@@ -106,7 +106,7 @@ def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(data: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_checkpoint_and_a_broken_one_begins_anew(
+def test_a_killed_run_is_told_and_one_with_a_broken_checkpoint_begins_anew(
     data: Path, tmp_path: Path
 ) -> None:
     grid = {"config": methods("supervised"), "seed": [0]}
