@@ -21,6 +21,7 @@ from piwsl_ocp.experiments.job import Job, from_json
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.run_record import RunRecord
+from piwsl_ocp.ocp import interruption
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.ranks import Ranks
 from piwsl_ocp.ocp.run import CHECKPOINT_FILE, train
@@ -60,6 +61,8 @@ def run(job: Job, ranks: Ranks | None = None) -> None:
     except (TrainingInterrupted, KeyboardInterrupt, RunFolderBusy):
         raise
     except Exception as error:
+        if interruption.received:  # the signal ended a loader process, and the training with it
+            raise TrainingInterrupted(f"{type(error).__name__} after a signal") from error
         record.keep_failure(error)
         raise
 

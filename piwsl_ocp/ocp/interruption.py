@@ -12,6 +12,10 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+#: Signals of `SIGNALS` that this process received while one of the handlers below stood.
+received: list[signal.Signals] = []
+
+
 class TrainingInterrupted(Exception):
     """Training stopped between two steps; its state is saved."""
 
@@ -23,14 +27,20 @@ class StopRequest:
         self.asked = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(signum))
         if self.asked and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 
 
 def stop_at_once(signum: int, frame: FrameType | None) -> None:
-    """Handle a signal outside the steps of a training: whatever is done there can be repeated."""
-    raise TrainingInterrupted(f"stopped by {signal.Signals(signum).name}")
+    """Handle a signal outside the steps of a training: whatever is done there can be repeated.
+
+    Raises:
+        KeyboardInterrupt: which, unlike other errors, nobody on the way takes for his own.
+    """
+    received.append(signal.Signals(signum))
+    raise KeyboardInterrupt(f"stopped by {received[-1].name}")
 
 
 @contextmanager

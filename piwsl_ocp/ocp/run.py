@@ -112,7 +112,7 @@ def _status_kept(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
     _write_status(folder, status, "running")
     try:
         yield
-    except TrainingInterrupted:
+    except (TrainingInterrupted, KeyboardInterrupt):
         _write_status(folder, status, "interrupted")
         raise
     except BaseException as error:

@@ -113,11 +113,16 @@ def test_a_run_at_its_time_limit_goes_on_to_the_same_result(
 def test_runs_survive_the_failure_of_their_node_and_a_requeue(
     slurm: Cluster, data: Path, local: list[Job], tmp_path: Path
 ) -> None:
-    jobs = one(tmp_path / "failure", data, 2)
+    jobs = one(tmp_path, data, 2, optim__num_workers=1)
+
+    def end() -> None:  # what comes before a requeue on a cluster that sends no other signal
+        ask("scancel", "--signal=TERM", number(jobs[0]))
+
     fail = once_at_step(jobs[0], 15, slurm.fail)
-    requeue = once_at_step(jobs[0], 60, lambda: ask("scontrol", "requeue", number(jobs[0])))
-    assert make(jobs, Provoked(launcher(), fail, requeue)).is_complete
-    assert restarts(number(jobs[0])) == 2
+    ended = once_at_step(jobs[0], 35, end)
+    requeue = once_at_step(jobs[0], 70, lambda: ask("scontrol", "requeue", number(jobs[0])))
+    assert make(jobs, Provoked(launcher(), fail, ended, requeue)).is_complete
+    assert restarts(number(jobs[0])) == 3
     assert result(jobs[0]) == result(local[2])
 
 

@@ -50,9 +50,11 @@ class SlurmRun:
             signal.signal(number, stop_at_once)
         try:
             run(job, ranks)
-        except TrainingInterrupted as interruption:
+        except (TrainingInterrupted, KeyboardInterrupt) as interruption:
             for number in (signal.SIGTERM, signal.SIGUSR2):
                 signal.signal(number, signal.SIG_IGN)
+            # torch raises when a loader process ends, and the signal ends those, too
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             print(f"interrupted: {interruption}", flush=True)  # noqa: T201  (the job's log)
             self._back_into_the_queue(job)
         return job.run_folder
