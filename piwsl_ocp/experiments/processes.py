@@ -1,18 +1,29 @@
-"""Run several jobs side by side, each in a fresh process, with their progress."""
+"""Processes that run jobs on this machine: started, watched, asked to stop."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job, to_json
+from piwsl_ocp.ocp.interruption import stop_on_signal
+
+#: What every process of a run finds in its environment, here and in a SLURM job.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
 
 #: Seconds between two looks at the running jobs.
 POLL_SECONDS = 0.5
@@ -27,10 +38,14 @@ class Worker:
     process: subprocess.Popen
     output: BinaryIO
 
+    def written(self) -> str:
+        """Return what the process wrote so far."""
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")
+
     def last_line(self) -> str:
         """Return the last line that the process wrote, without `error: `."""
-        self.output.seek(0)
-        lines = self.output.read().decode(errors="replace").strip().splitlines()
+        lines = self.written().strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else "a run failed without a message"
 
 
@@ -46,6 +61,8 @@ def run_jobs(
 ) -> None:
     """Run jobs in `parallel` processes with one thread each; every process gets each n-th job.
 
+    It is for jobs that are of use together alone: the first that fails stops them all.
+
     Args:
         jobs: what to do, the longest first.
         parallel: number of processes.
@@ -60,22 +77,41 @@ def run_jobs(
     try:
         for share in shares:
             if share:
-                workers.append(_start(share))
-        while any(not _has_ended(worker) for worker in workers):
-            time.sleep(POLL_SECONDS)
-            on_poll()
+                workers.append(start(share))
+        with interruptible() as pause:
+            while any(not _has_ended(worker) for worker in workers):
+                pause()
+                on_poll()
     finally:
-        _stop(workers)
+        stop(workers)
 
 
-def _start(jobs: Sequence[Job]) -> Worker:
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Yield a function that waits a while and raises KeyboardInterrupt after Ctrl-C.
+
+    Elsewhere in the loop Ctrl-C is only noted: an exception in the midst of a library's compiled
+    code, which draws progress from logs, may be swallowed there.
+    """
+    with stop_on_signal((signal.SIGINT,)) as request:
+
+        def pause() -> None:
+            time.sleep(POLL_SECONDS)
+            if request.asked:
+                raise KeyboardInterrupt
+
+        yield pause
+
+
+def start(jobs: Sequence[Job]) -> Worker:
+    """Start a process that does jobs one after the other."""
     output = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
     process = subprocess.Popen(
         [sys.executable, "-m", "piwsl_ocp.experiments.worker"],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        env={**os.environ, **ENVIRONMENT},
         # Ctrl-C reaches this process alone, which then asks the workers to stop, once.
         start_new_session=True,
     )
@@ -92,7 +128,7 @@ def _has_ended(worker: Worker) -> bool:
     return code is not None
 
 
-def _stop(workers: Sequence[Worker]) -> None:
+def stop(workers: Sequence[Worker]) -> None:
     """Close the pipes, wait for the workers to save, and end those that do not."""
     deadline = time.monotonic() + STOP_SECONDS
     try:

@@ -8,27 +8,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: Signals that ask for a stop: Ctrl-C, the end of a job, a scheduler's warning before that.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+#: Signals of `SIGNALS` that this process received while one of the handlers below stood.
+received: list[signal.Signals] = []
+
 
 class TrainingInterrupted(Exception):
     """Training stopped between two steps; its state is saved."""
 
 
 class StopRequest:
-    """Whether somebody asked to stop; asking twice raises KeyboardInterrupt at once."""
+    """Whether somebody asked to stop; a second Ctrl-C raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked:
+        received.append(signal.Signals(signum))
+        if self.asked and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 
 
+def stop_at_once(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal outside the steps of a training: whatever is done there can be repeated.
+
+    Raises:
+        KeyboardInterrupt: which, unlike other errors, nobody on the way takes for his own.
+    """
+    received.append(signal.Signals(signum))
+    raise KeyboardInterrupt(f"stopped by {received[-1].name}")
+
+
 @contextmanager
-def stop_on_signal(
-    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM),
-) -> Iterator[StopRequest]:
+def stop_on_signal(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[StopRequest]:
     """Turn signals into a `StopRequest` while training runs, and restore the handlers afterwards.
 
     A handler that somebody else installed, as submitit does in its jobs, is left alone. Outside the
@@ -38,7 +54,7 @@ def stop_on_signal(
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    ours = (signal.SIG_DFL, signal.default_int_handler)
+    ours = (signal.SIG_DFL, signal.default_int_handler, stop_at_once)
     before = {
         number: signal.signal(number, request)
         for number in signals

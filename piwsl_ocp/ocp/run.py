@@ -6,7 +6,9 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import json
 import logging
+import os
 import shlex
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +26,8 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.config import check_config, fairchem_config
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.provenance import code_version
+from piwsl_ocp.ocp.ranks import Ranks
+from piwsl_ocp.ocp.run_lock import only_process
 from piwsl_ocp.ocp.state import read_checkpoint
 
 CONFIG_FILE = "config.yml"
@@ -43,6 +47,11 @@ class Runner(FairchemRunner):
         finally:
             distutils.cleanup()
 
+    def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """Save at once: submitit's signal handler calls this, and ends the process after it."""
+        self.trainer.in_step = False
+        return super().checkpoint(*args, **kwargs)
+
 
 def run_configuration(config: dict[str, Any]) -> None:
     """Run one configuration in this process (the entry of multi-process launches)."""
@@ -55,6 +64,7 @@ def train(
     *,
     resume: bool = False,
     processes: int = 1,
+    ranks: Ranks | None = None,
     progress: bool = True,
 ) -> Path:
     """Train a configuration in a folder of its own.
@@ -66,7 +76,9 @@ def train(
         config: a resolved configuration, see `piwsl_ocp.ocp.config.load_config`.
         run_folder: must be new or empty, unless `resume`.
         resume: go on from the checkpoint of the folder, with its own configuration.
-        processes: data-parallel processes on this machine.
+        processes: data-parallel processes to start on this machine.
+        ranks: the data-parallel processes where a scheduler has started them; each calls this, and
+            the first one's `config` and `resume` count.
         progress: whether fairchem's log lines stay out of the terminal.
 
     Raises:
@@ -74,24 +86,36 @@ def train(
         TrainingInterrupted: after Ctrl-C, when the state is saved.
     """
     folder = Path(run_folder)
+    if ranks is not None and ranks.rank > 0:
+        run_configuration(ranks.receive())
+        return folder
     if resume:
         config = _resumed_config(folder)
     config = fairchem_config(config, mode="train", run_dir=str(folder), timestamp_id="")
-    config["world_size"] = processes
+    config["world_size"] = ranks.count if ranks else processes
     check_config(config)
-    if not resume:
-        _prepare(folder, config)
+    with only_process(folder):
+        if not resume:
+            _prepare(folder, config)
+        with _status_kept(folder, config), _log_file(folder, quiet=progress):
+            _launch(config, processes, ranks)
+    return folder
+
+
+@contextmanager
+def _status_kept(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Keep in `run.json` that the training runs, and how it ended."""
     status = {
         "seed": config["seed"],
         "identifier": config["identifier"],
         "command": shlex.join(sys.argv),
         "code": code_version(),
+        "process": {"host": socket.gethostname(), "pid": os.getpid()},
     }
     _write_status(folder, status, "running")
     try:
-        with _log_file(folder, quiet=progress):
-            _launch(config, processes)
-    except TrainingInterrupted:
+        yield
+    except (TrainingInterrupted, KeyboardInterrupt):
         _write_status(folder, status, "interrupted")
         raise
     except BaseException as error:
@@ -100,7 +124,6 @@ def train(
             _write_status(folder, status, "failed", error=reason)
         raise
     _write_status(folder, status, "finished")
-    return folder
 
 
 def is_finished(run_folder: Path | str) -> bool:
@@ -119,7 +142,13 @@ def new_run_folder(root: Path | str, name: str) -> Path:
     return folder
 
 
-def _launch(config: dict[str, Any], processes: int) -> None:
+def _launch(config: dict[str, Any], processes: int, ranks: Ranks | None) -> None:
+    if config["world_size"] > 1:
+        config["optim"]["num_workers"] = 0
+    if ranks is not None:
+        ranks.send(config)
+        run_configuration(config)
+        return
     if processes == 1:
         distutils.setup_env_local()
         run_configuration(config)
@@ -134,7 +163,6 @@ def _launch(config: dict[str, Any], processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    config["optim"]["num_workers"] = 0
     elastic_launch(settings, run_configuration)(config)
 
 
@@ -153,16 +181,13 @@ def _resumed_config(folder: Path) -> dict[str, Any]:
 
 
 def _prepare(folder: Path, config: Mapping[str, Any]) -> None:
-    if folder.exists() and any(folder.iterdir()):
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(
             f"the run folder '{folder}' is not empty: give another one, or go on with --resume"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = {key: value for key, value in config.items() if key not in ("run_dir",)}
-        (folder / CONFIG_FILE).write_text(yaml.safe_dump(deepcopy(saved), sort_keys=False))
-    except OSError as error:
-        raise UserError(f"cannot write to the run folder '{folder}': {error.strerror}") from error
+    saved = {key: value for key, value in config.items() if key not in ("run_dir",)}
+    text = yaml.safe_dump(deepcopy(saved), sort_keys=False)
+    write_atomically(folder / CONFIG_FILE, lambda file: file.write(text.encode()))
 
 
 def _write_status(folder: Path, status: dict[str, Any], word: str, **more: Any) -> None:

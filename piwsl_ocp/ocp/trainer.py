@@ -82,6 +82,7 @@ class PIWSLTrainer(OCPTrainer):
         self.evaluation: Evaluation | None = None
         self.validating = False
         self.stop_request = StopRequest()
+        self.in_step = self.save_is_due = False
         self.progress = progress.StepProgress()
         self.random_state: dict[str, Tensor] | None = None
         if self.cpu:
@@ -154,6 +155,7 @@ class PIWSLTrainer(OCPTrainer):
 
     def _finish(self) -> None:
         """Validate and save the end of training where the last step was no validation step."""
+        self.in_step = False
         optim = self.config["optim"]
         eval_every = optim.get("eval_every", len(self.train_loader))
         if self.val_loader is not None and self.step % eval_every:
@@ -163,7 +165,8 @@ class PIWSLTrainer(OCPTrainer):
         self.save(checkpoint_file="last_ema.pt", training_state=False)
 
     def _between_steps(self) -> None:
-        """Before a step: stop if it is time to, restore the random state after a resume."""
+        """Before a step: save or stop if it is time to, restore the random state after a resume."""
+        self.in_step = False
         if self.step > self.config["optim"]["max_steps"]:
             self.step -= 1
             raise state.LastStepDone
@@ -171,9 +174,14 @@ class PIWSLTrainer(OCPTrainer):
             self.step -= 1
             self.save(checkpoint_file="checkpoint.pt")
             raise TrainingInterrupted(self.step)
+        if self.save_is_due:
+            self.step -= 1
+            self.save(checkpoint_file="checkpoint.pt")
+            self.step += 1
         if self.random_state is not None:
             state.restore_random(self.random_state)
             self.random_state = None
+        self.in_step = True
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         """Evaluate clean and displaced copies; return the outputs of the clean structures."""
@@ -248,10 +256,15 @@ class PIWSLTrainer(OCPTrainer):
     ) -> str | None:
         """Save atomically, with the provenance and, for a resume, the random state.
 
+        fairchem saves its training state before it validates and moves the learning rate on; a
+        training resumed from that would differ, so such a save is put off to the end of the step.
+
         Raises:
             UserError: if the disk is full or cannot be written; the checkpoint before stays.
         """
-        if self.is_debug or not distutils.is_master():
+        if training_state:
+            self.save_is_due = self.in_step
+        if self.is_debug or not distutils.is_master() or (training_state and self.in_step):
             return None
         path = Path(self.config["cmd"]["checkpoint_dir"]) / checkpoint_file
         self.config["piwsl"] = provenance.of_run(self)

@@ -123,7 +123,7 @@ def test_a_failing_job_ends_in_one_line(tmp_path: Path) -> None:
     job = Job({"optim": {}}, str(tmp_path / "run"), str(tmp_path / "data"))
     with pytest.raises(UserError, match=r"^the run in '.*run' failed: the configuration has no"):
         run_jobs([job], parallel=1)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "config.yml").exists()
 
 
 def test_the_reference_scan_agrees_with_the_labels() -> None:

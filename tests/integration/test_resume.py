@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch_geometric.data import Batch
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp import run
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
+from piwsl_ocp.ocp.run_lock import RunFolderBusy, is_locked, only_process
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
 from tests.integration.training import small_config
 
@@ -26,6 +28,14 @@ OPTIONS = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.01}, "optim.max_steps": 
 
 def weights(folder: Path, name: str = "last_ema.pt") -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+
+
+def check_equal(whole: Path, parts: Path) -> None:
+    for name in ("last_ema.pt", "best_checkpoint.pt", "checkpoint.pt"):
+        expected, found = weights(whole, name), weights(parts, name)
+        assert expected.keys() == found.keys()
+        for key in expected:
+            assert torch.equal(expected[key], found[key]), (name, key)
 
 
 @pytest.mark.parametrize("stop", [6, 7, 11])
@@ -49,11 +59,53 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
             trained(ethanol, tmp_path / "parts", OPTIONS)
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "interrupted"
     run.train({}, tmp_path / "parts", resume=True)
-    for name in ("last_ema.pt", "best_checkpoint.pt", "checkpoint.pt"):
-        expected, found = weights(whole, name), weights(tmp_path / "parts", name)
-        assert expected.keys() == found.keys()
-        for key in expected:
-            assert torch.equal(expected[key], found[key]), (name, key)
+    check_equal(whole, tmp_path / "parts")
+
+
+@pytest.mark.parametrize("stop", [3, 7, 13])
+def test_a_training_that_died_goes_on_from_its_last_checkpoint(
+    ethanol: Path,
+    tmp_path: Path,
+    trained: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+) -> None:
+    whole = trained(ethanol, tmp_path / "whole", OPTIONS)
+    forward = PIWSLTrainer._forward
+
+    def die(self: PIWSLTrainer, batch: Batch) -> dict:
+        outputs = forward(self, batch)
+        if self.model.training and self.step == stop:
+            raise ConnectionAbortedError
+        return outputs
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PIWSLTrainer, "_forward", die)
+        with pytest.raises(ConnectionAbortedError):
+            trained(ethanol, tmp_path / "parts", OPTIONS)
+    saved = tmp_path / "parts" / "checkpoints" / "checkpoint.pt"
+    assert saved.is_file() == (stop > 6)
+    if stop > 6:
+        assert torch.load(saved, weights_only=True)["step"] == stop - stop % 6
+    run.train({}, tmp_path / "parts", resume=True)
+    check_equal(whole, tmp_path / "parts")
+
+
+def test_only_one_process_works_in_a_run_folder(ethanol: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom piwsl_ocp.ocp.run_lock import only_process\n"
+        f"with only_process({str(tmp_path / 'run')!r}):\n    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert is_locked(tmp_path / "run")
+        with pytest.raises(RunFolderBusy, match=r"^another process works in the run folder"):
+            run.train(small_config(ethanol), tmp_path / "run")
+        process.kill()
+    assert not is_locked(tmp_path / "run")
+    with only_process(tmp_path / "run"), only_process(tmp_path / "run"):
+        assert is_locked(tmp_path / "run")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(ethanol: Path, tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""The commands `piwsl sweep run`, `status` and `cancel`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from piwsl_ocp.errors import UserError
+
+console = Console(highlight=False)
+app = typer.Typer(help="Many runs, here or on SLURM.", no_args_is_help=True)
+
+Experiment = Annotated[Path, typer.Argument(help="YAML file with name, grid, set, measurements.")]
+What = Annotated[Path, typer.Argument(help="File of an experiment, or folder of run folders.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the run folders.")]
+
+
+class LauncherName(str, Enum):
+    """Where runs are made."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+class OnInterrupt(str, Enum):
+    """What becomes of SLURM jobs on Ctrl-C."""
+
+    leave = "leave"
+    cancel = "cancel"
+
+
+@app.command()
+def run(
+    experiment: Experiment,
+    launcher: Annotated[LauncherName, typer.Option(help="Where to train.")] = LauncherName.local,
+    runs: Runs = Path("runs"),
+    parallel: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time. [default: one for each core, or the profile's]"),
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="What a SLURM job asks for: cpu, a100, or a YAML file.")
+    ] = "cpu",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Go on with runs that failed before.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs and what is wrong with them; no more.")
+    ] = False,
+    on_interrupt: Annotated[
+        OnInterrupt | None,
+        typer.Option(help="SLURM jobs on Ctrl-C. [default: ask on a terminal, else leave]"),
+    ] = None,
+) -> None:
+    """Make the runs of an experiment. What is finished is kept; the same command goes on."""
+    from piwsl_ocp.experiments.sweep.plan import read_experiment
+    from piwsl_ocp.experiments.sweep.run import run as run_sweep
+
+    jobs = read_experiment(experiment, runs)
+    if dry_run:
+        _show_plan(jobs)
+        return
+    console.print(
+        f"{len(jobs)} runs in {runs}, {sum(job.is_done for job in jobs)} of them finished"
+    )
+    made_by = _launcher(launcher, parallel, profile, on_interrupt)
+    try:
+        outcome = run_sweep(jobs, made_by, console, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(launcher, experiment, runs)
+        raise
+    outcome.show(console)
+    if not outcome.is_complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    what: What,
+    runs: Runs = Path("runs"),
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again until nothing runs any more.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
+) -> None:
+    """Show how far the runs are: state, step, remaining time, last validation metric."""
+    from piwsl_ocp.experiments.sweep.status import is_active, table
+
+    look = _looker(what, runs)
+    if not watch:
+        console.print(table(look()))
+        return
+    statuses = look()
+    with Live(table(statuses), console=console, auto_refresh=False) as live:
+        while is_active(statuses):
+            time.sleep(interval)
+            statuses = look()
+            live.update(table(statuses), refresh=True)
+
+
+@app.command()
+def cancel(what: What, runs: Runs = Path("runs")) -> None:
+    """Cancel the SLURM jobs of the runs; what they saved stays."""
+    from piwsl_ocp.experiments.sweep.slurm import cancel_runs
+
+    console.print(f"{cancel_runs(_folders(what, runs))} SLURM jobs cancelled")
+
+
+def _launcher(
+    name: LauncherName, parallel: int | None, profile: str, on_interrupt: OnInterrupt | None
+):
+    if name is LauncherName.local:
+        from piwsl_ocp.experiments.sweep.local import LocalLauncher
+
+        return LocalLauncher(parallel)
+    from piwsl_ocp.experiments.sweep.profile import SlurmProfile
+    from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
+
+    settings = SlurmProfile.read(profile)
+    if parallel is not None:
+        settings = settings.model_copy(update={"array_parallelism": parallel})
+
+    def cancel_jobs() -> bool:
+        if on_interrupt is None and sys.stdin.isatty():
+            return typer.confirm("\ncancel the SLURM jobs?", default=False)
+        return on_interrupt is OnInterrupt.cancel
+
+    return SlurmLauncher(settings, cancel_jobs)
+
+
+def _say_how_to_go_on(launcher: LauncherName, experiment: Path, runs: Path) -> None:
+    if launcher is LauncherName.local:
+        console.print("interrupted: everything is saved, the same command goes on")
+        return
+    console.print(
+        "interrupted: jobs that were not cancelled go on; the same command waits for them, "
+        f"`piwsl sweep status {experiment} --runs {runs}` shows them, "
+        f"`piwsl sweep cancel {experiment} --runs {runs}` cancels them",
+        soft_wrap=True,
+    )
+
+
+def _show_plan(jobs) -> None:
+    from piwsl_ocp.experiments.sweep.status import status_of_jobs, table
+    from piwsl_ocp.ocp.config import check_config
+
+    console.print(table(status_of_jobs(jobs)))
+    for job in jobs:
+        try:
+            check_config(job.config)
+        except UserError as error:
+            console.print(f"would fail: {job.name}: {error}", markup=False, soft_wrap=True)
+
+
+def _looker(what: Path, runs: Path):
+    """Return a function that looks at the runs of an experiment or a folder."""
+    from piwsl_ocp.experiments.sweep.slurm import states_of_runs
+    from piwsl_ocp.experiments.sweep.status import run_folders, status_of_folder, status_of_jobs
+
+    if what.is_dir():
+        return lambda: status_of_folder(what, states_of_runs(run_folders(what)))
+    from piwsl_ocp.experiments.sweep.plan import read_experiment
+
+    jobs = read_experiment(what, runs)
+    folders = [job.run_folder for job in jobs]
+    return lambda: status_of_jobs(jobs, states_of_runs(folders))
+
+
+def _folders(what: Path, runs: Path) -> list[Path]:
+    from piwsl_ocp.experiments.sweep.plan import read_experiment
+    from piwsl_ocp.experiments.sweep.status import run_folders
+
+    if what.is_dir():
+        return run_folders(what)
+    return [Path(job.run_folder) for job in read_experiment(what, runs)]

@@ -1,0 +1,190 @@
+"""The file of an experiment -> the runs to make: every combination of its settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.job import Job, fingerprint
+from piwsl_ocp.experiments.measurements import MEASUREMENTS
+from piwsl_ocp.experiments.method import method_of
+from piwsl_ocp.ocp.config import TOP_LEVEL, load_config
+from piwsl_ocp.ocp.options import nearest
+
+#: Settings of an experiment that are no keys of a configuration.
+OWN_SETTINGS = ("config", "seed")
+
+_SPLITS = ("train", "val", "test")
+
+
+class Experiment(BaseModel):
+    """What the file of an experiment says.
+
+    Args:
+        name: of the experiment.
+        grid: values of each setting; every combination is one run. A setting is `config` (a
+            configuration), `seed`, or the dotted key of a configuration.
+        set: settings that are the same in every run.
+        measurements: what to measure of each run's best checkpoint.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    set: dict[str, Any] = Field(default_factory=dict)
+    measurements: list[str] = Field(default_factory=lambda: ["errors"])
+
+
+def read_experiment(path: Path | str, root: Path | str) -> list[Job]:
+    """Read the file of an experiment and return its runs, each once, in the order of the grid.
+
+    Args:
+        path: a YAML file with the keys of `Experiment`.
+        root: folder of the run folders.
+
+    Raises:
+        UserError: for a mistake in the file, or a data set that is missing.
+    """
+    path = Path(path)
+    experiment = _read(path)
+    try:
+        return without_repetition(
+            _job(settings, root, tuple(experiment.measurements))
+            for settings in _combinations(experiment)
+        )
+    except UserError as error:
+        raise UserError(f"experiment '{path}': {error}") from None
+
+
+def make_job(
+    config: Path | str,
+    seed: int,
+    overrides: Mapping[str, Any],
+    root: Path | str,
+    measurements: tuple[str, ...] = ("errors",),
+) -> Job:
+    """Return one run, in a folder whose name follows from its settings and data alone.
+
+    Args:
+        config: a configuration, see `piwsl_ocp.ocp.config.find_config`.
+        seed: of the run.
+        overrides: values of the configuration by dotted key.
+        root: folder of the run folders.
+        measurements: what to measure of the best checkpoint.
+
+    Raises:
+        UserError: if the configuration or its data set is missing.
+    """
+    settings = load_config(config, overrides)
+    settings["seed"] = seed
+    settings.setdefault("amp", False)
+    for split in _SPLITS:
+        section = settings.get("dataset", {}).get(split)
+        if section and section.get("src"):
+            section["src"] = str(Path(section["src"]).absolute())
+    source = (settings.get("dataset", {}).get("train") or {}).get("src")
+    if source is None:
+        raise UserError(f"'{config}' sets no dataset.train.src: name the LMDB of the training")
+    data = Path(source).parent.parent
+    name = f"{_readable(settings, data)}-{fingerprint(settings, data)[:8]}"
+    settings["identifier"] = name
+    return Job(settings, str(Path(root).absolute() / name), str(data), measurements)
+
+
+def without_repetition(jobs: Iterable[Job]) -> list[Job]:
+    """Return jobs with each run folder once; the measurements of equal runs are joined."""
+    unique: dict[str, Job] = {}
+    for job in jobs:
+        known = unique.get(job.run_folder, job)
+        measurements = tuple(dict.fromkeys((*known.measurements, *job.measurements)))
+        unique[job.run_folder] = Job(
+            known.config, known.run_folder, known.dataset_folder, measurements
+        )
+    return list(unique.values())
+
+
+def _readable(settings: Mapping[str, Any], data: Path) -> str:
+    """Return data set, model, method, steps and seed of a configuration as one word."""
+    info = DatasetInfo.read(data)
+    optim = settings.get("optim", {})
+    length = f"{optim['max_steps']}steps" if "max_steps" in optim else "epochs"
+    parts = (
+        f"{info.name}_n{info.splits['train'].count}",
+        (settings.get("model") or {}).get("name", "model"),
+        method_of(settings).name,
+        length,
+        f"s{settings['seed']}",
+    )
+    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", str(part)) for part in parts)
+
+
+def _read(path: Path) -> Experiment:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"experiment '{path}' cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"experiment '{path}' is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"experiment '{path}': expected name, grid, set and measurements")
+    try:
+        experiment = Experiment.model_validate(content)
+        _check(experiment)
+    except ValidationError as error:
+        raise UserError(f"experiment '{path}': {_first_problem(error)}") from None
+    except UserError as error:
+        raise UserError(f"experiment '{path}': {error}") from None
+    return experiment
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{nearest(key, Experiment.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}: found {problem['input']!r}, {problem['msg'].lower()}"
+
+
+def _check(experiment: Experiment) -> None:
+    for key, values in experiment.grid.items():
+        if not values:
+            raise UserError(f"grid.{key} is empty: name at least one value, or leave it out")
+        if key in experiment.set:
+            raise UserError(f"'{key}' is both in grid and in set: keep one of them")
+    for section, keys in {"grid": experiment.grid, "set": experiment.set}.items():
+        for key in keys:
+            known = (*OWN_SETTINGS, *TOP_LEVEL)
+            if key.split(".")[0] not in known:
+                raise UserError(f"{section}.{key}: unknown setting{nearest(key, known)}")
+    if not {*experiment.grid, *experiment.set} & {"config"}:
+        raise UserError("names no configuration: add 'config: [experiments/...yml]' to grid")
+    for name in experiment.measurements:
+        if name not in MEASUREMENTS:
+            raise UserError(f"measurements: unknown '{name}'{nearest(name, MEASUREMENTS)}")
+
+
+def _combinations(experiment: Experiment) -> Iterable[dict[str, Any]]:
+    for values in product(*experiment.grid.values()):
+        yield {**experiment.set, **dict(zip(experiment.grid, values, strict=True))}
+
+
+def _job(settings: Mapping[str, Any], root: Path | str, measurements: tuple[str, ...]) -> Job:
+    config, seed = settings["config"], settings.get("seed", 0)
+    if not isinstance(config, str):
+        raise UserError(f"config: found {config!r}, expected the path of a configuration")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f"seed: found {seed!r}, expected an integer")
+    overrides = {key: value for key, value in settings.items() if key not in OWN_SETTINGS}
+    return make_job(config, seed, overrides, root, measurements)

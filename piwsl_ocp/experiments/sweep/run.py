@@ -1,0 +1,128 @@
+"""Make the runs of an experiment with a launcher; what is finished stays, what fails is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.run_record import Failure, RunRecord
+from piwsl_ocp.experiments.sweep.status import steps_done, steps_of
+
+
+class Launcher(Protocol):
+    """Makes runs somewhere."""
+
+    def run(self, jobs: Sequence[Job], on_poll: Callable[[], None]) -> Mapping[str, Failure]:
+        """Make all runs, go on after a failure, and return the failures by run folder.
+
+        Raises:
+            KeyboardInterrupt: when the runs are saved, or left to go on without this process.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended.
+
+    Attributes:
+        jobs: every run.
+        failures: why runs failed, by run folder.
+    """
+
+    jobs: tuple[Job, ...]
+    failures: Mapping[str, Failure]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every run is finished."""
+        return not self.failures
+
+    def show(self, console: Console) -> None:
+        """Say what failed, with the last lines of the logs, and how to go on."""
+        for folder, failure in self.failures.items():
+            line = f"failed: {Path(folder).name}: {failure.reason}"
+            console.print(line, markup=False, soft_wrap=True)
+            for text in failure.log.splitlines():
+                console.print(f"    {text}", markup=False, soft_wrap=True)
+        finished = len(self.jobs) - len(self.failures)
+        console.print(f"{finished} of {len(self.jobs)} runs are finished")
+        if self.failures:
+            console.print("the same command with --retry-failed tries the failed ones again")
+
+
+def run(
+    jobs: Sequence[Job], launcher: Launcher, console: Console, *, retry_failed: bool = False
+) -> Outcome:
+    """Make the runs that are not finished; one that failed does not touch the others.
+
+    Args:
+        jobs: the runs, each in a folder of its own.
+        launcher: where to make them.
+        console: where to show the progress.
+        retry_failed: go on with runs that failed in an earlier call, too.
+
+    Raises:
+        UserError: if the launcher cannot make any run.
+        KeyboardInterrupt: after Ctrl-C; the same call goes on.
+    """
+    folders = [job.run_folder for job in jobs]
+    if len(set(folders)) < len(folders):
+        raise UserError("two runs have the same folder: leave one of them out")
+    failures = {} if retry_failed else _earlier_failures(jobs)
+    left = [job for job in jobs if not job.is_done and job.run_folder not in failures]
+    if left:
+        for job in left:
+            RunRecord(job.run_folder).forget_failure()
+        with _progress_bar(console) as bar:
+            failures = {**failures, **launcher.run(left, _Steps(bar, jobs).update)}
+    return Outcome(tuple(jobs), failures)
+
+
+def _earlier_failures(jobs: Sequence[Job]) -> dict[str, Failure]:
+    found = {job.run_folder: RunRecord(job.run_folder).failure for job in jobs if not job.is_done}
+    return {folder: failure for folder, failure in found.items() if failure is not None}
+
+
+class _Steps:
+    """Brings the bar up to date from what the runs have logged."""
+
+    def __init__(self, bar: Progress, jobs: Sequence[Job]) -> None:
+        self._bar, self._jobs = bar, jobs
+        total = sum(steps_of(job.config) or 0 for job in jobs)
+        self._task = bar.add_task("", total=total or None)
+        self.update()
+
+    def update(self) -> None:
+        finished = sum(job.is_done for job in self._jobs)
+        steps = sum(steps_done(job.run_folder) for job in self._jobs)
+        label = f"{finished} of {len(self._jobs)} runs"
+        self._bar.update(self._task, completed=steps, description=label)
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=300,
+        disable=not console.is_terminal,
+    )

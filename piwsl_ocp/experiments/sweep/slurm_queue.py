@@ -1,0 +1,148 @@
+"""What SLURM says of jobs, in its own words and in ours."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from piwsl_ocp.errors import UserError
+
+#: States in which a job will not run again.
+_ENDED = {
+    "BOOT_FAIL": "its node did not start",
+    "CANCELLED": "it was cancelled",
+    "COMPLETED": "its job ended without a result",
+    "DEADLINE": "its deadline passed",
+    "FAILED": "its job was killed or failed without a message",
+    "NODE_FAIL": "its node failed",
+    "OUT_OF_MEMORY": "out of memory: ask for more memory_gb in the SLURM profile",
+    "PREEMPTED": "it was preempted, and this cluster does not requeue",
+    "REVOKED": "it was revoked",
+    "TIMEOUT": "it ran into the time limit before it could save",
+}
+
+#: Seconds that SLURM may take to answer.
+_SECONDS = 60
+
+
+class SlurmSilent(UserError):
+    """SLURM did not answer; it may do so later."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The state of a job.
+
+    Attributes:
+        word: SLURM's word for it.
+        reason: why it waits.
+    """
+
+    word: str
+    reason: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the job runs or may yet run."""
+        return self.word not in _ENDED
+
+    @property
+    def explanation(self) -> str:
+        """Why a job that has ended may have left its run unfinished."""
+        return _ENDED.get(self.word, self.word)
+
+
+def require_slurm() -> None:
+    """Raise a UserError where SLURM's commands are missing."""
+    for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):
+        if shutil.which(name) is None:
+            raise UserError(
+                f"SLURM is not installed here: no '{name}' in PATH; use --launcher local"
+            )
+
+
+def states(jobs: Iterable[str]) -> dict[str, JobState]:
+    """Return the states of the jobs that SLURM still knows, array elements as 12_3.
+
+    Raises:
+        SlurmSilent: if SLURM does not answer.
+    """
+    wanted = set(jobs)
+    if not wanted:
+        return {}
+    queue = parse(
+        _ask(
+            "squeue",
+            "--noheader",
+            "--array",
+            "--states=all",
+            f"--user={getpass.getuser()}",
+            "--format=%i|%T|%r",
+        )
+    )
+    found = {job: state for job, state in queue.items() if job in wanted}
+    missing = sorted(wanted - found.keys())
+    if missing:
+        found.update(_accounted(missing))
+    return found
+
+
+def parse(answer: str) -> dict[str, JobState]:
+    """Read lines of job, state and reason, separated by |."""
+    found = {}
+    for line in answer.splitlines():
+        job, word, reason = (*line.split("|"), "", "")[:3]
+        if word:
+            found[job] = JobState(word.split()[0], "" if reason == "None" else reason)
+    return found
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Cancel jobs."""
+    if jobs:
+        _ask("scancel", *jobs)
+
+
+def check_fits(partition: str | None, cores: int) -> None:
+    """Raise a UserError if no node of a partition has so many cores, or there is no such partition.
+
+    SLURM itself accepts a job that is too big for every node, and lets it wait for ever.
+    """
+    partitions = [name.strip() for name in _ask("sinfo", "--noheader", "-o", "%P").splitlines()]
+    names = [name.rstrip("*") for name in partitions]
+    if partition is None:
+        partition = next((name.rstrip("*") for name in partitions if name.endswith("*")), None)
+    if partition not in names:
+        raise UserError(f"SLURM has no partition '{partition}': use one of {', '.join(names)}")
+    nodes = _ask("sinfo", "--noheader", "--Node", f"--partition={partition}", "-o", "%c")
+    largest = max((int(count.strip().rstrip("+")) for count in nodes.split()), default=0)
+    if cores > largest:
+        raise UserError(
+            f"the SLURM profile asks for {cores} cores on a node, and the largest node of "
+            f"partition '{partition}' has {largest}: lower cpus_per_task or tasks_per_node"
+        )
+
+
+def _accounted(jobs: Sequence[str]) -> Mapping[str, JobState]:
+    """Return what the accounting knows; nothing on a cluster that has none."""
+    command = ("--noheader", "--allocations", "--parsable2", "--format=JobID,State")
+    try:
+        return parse(_ask("sacct", *command, f"--jobs={','.join(jobs)}"))
+    except SlurmSilent:
+        return {}
+
+
+def _ask(*command: str) -> str:
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlurmSilent(f"SLURM does not answer: {error}") from None
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SlurmSilent(f"SLURM does not answer: {reason}")
+    return answer.stdout
