@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from piwsl_ocp.cli.sweep import (
+    LauncherName,
+    Parallel,
+    Profile,
+    RetryFailed,
+    WhereToTrain,
+    make_launcher,
+)
 from piwsl_ocp.errors import UserError
 
 console = Console(highlight=False)
@@ -36,9 +44,10 @@ def reproduce(
     model: Annotated[
         list[str] | None, typer.Option(help="Train this model alone. Repeatable. Default: all.")
     ] = None,
-    parallel: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side. [default: one for each core]")
-    ] = None,
+    launcher: WhereToTrain = LauncherName.local,
+    parallel: Parallel = None,
+    profile: Profile = "cpu",
+    retry_failed: RetryFailed = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show tables, runs and costs at each scale.")
     ] = False,
@@ -69,11 +78,13 @@ def reproduce(
     if dry_run:
         reproduction.show_jobs()
         return
-    failures = [] if report_only else reproduction.run(parallel)
+    complete = True
+    if not report_only:
+        made_by = make_launcher(launcher, parallel, profile)
+        complete = reproduction.run(made_by, retry_failed=retry_failed)
     reproduction.show_tables()
-    if failures:
-        console.print(f"{len(failures)} runs failed", markup=False)
-        raise typer.Exit(2)
+    if not complete:
+        raise typer.Exit(1)
 
 
 def report(

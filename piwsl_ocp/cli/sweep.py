@@ -36,21 +36,25 @@ class OnInterrupt(str, Enum):
     cancel = "cancel"
 
 
+WhereToTrain = Annotated[LauncherName, typer.Option(help="Where to train.")]
+Parallel = Annotated[
+    int | None,
+    typer.Option(min=1, help="Runs at a time. [default: one for each core, or the profile's]"),
+]
+Profile = Annotated[str, typer.Option(help="What a SLURM job asks for: cpu, a100, or a YAML file.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Go on with runs that failed before.")
+]
+
+
 @app.command()
 def run(
     experiment: Experiment,
-    launcher: Annotated[LauncherName, typer.Option(help="Where to train.")] = LauncherName.local,
+    launcher: WhereToTrain = LauncherName.local,
     runs: Runs = Path("runs"),
-    parallel: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at a time. [default: one for each core, or the profile's]"),
-    ] = None,
-    profile: Annotated[
-        str, typer.Option(help="What a SLURM job asks for: cpu, a100, or a YAML file.")
-    ] = "cpu",
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Go on with runs that failed before.")
-    ] = False,
+    parallel: Parallel = None,
+    profile: Profile = "cpu",
+    retry_failed: RetryFailed = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what is wrong with them; no more.")
     ] = False,
@@ -70,7 +74,7 @@ def run(
     console.print(
         f"{len(jobs)} runs in {runs}, {sum(job.is_done for job in jobs)} of them finished"
     )
-    made_by = _launcher(launcher, parallel, profile, on_interrupt)
+    made_by = make_launcher(launcher, parallel, profile, on_interrupt)
     try:
         outcome = run_sweep(jobs, made_by, console, retry_failed=retry_failed)
     except KeyboardInterrupt:
@@ -113,9 +117,13 @@ def cancel(what: What, runs: Runs = Path("runs")) -> None:
     console.print(f"{cancel_runs(_folders(what, runs))} SLURM jobs cancelled")
 
 
-def _launcher(
-    name: LauncherName, parallel: int | None, profile: str, on_interrupt: OnInterrupt | None
+def make_launcher(
+    name: LauncherName,
+    parallel: int | None,
+    profile: str,
+    on_interrupt: OnInterrupt | None = None,
 ):
+    """Return what makes the runs where the options of a command say."""
     if name is LauncherName.local:
         from piwsl_ocp.experiments.sweep.local import LocalLauncher
 

@@ -15,6 +15,7 @@ from piwsl_ocp.experiments.reproduction.pages import markdown
 from piwsl_ocp.experiments.reproduction.published import PaperTable
 from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction
 from piwsl_ocp.experiments.reproduction.scales import Scale, Source
+from piwsl_ocp.experiments.sweep.local import LocalLauncher
 
 STEPS = 20
 
@@ -78,11 +79,13 @@ def test_a_table_is_trained_kept_and_shown(
 ) -> None:
     with (tmp_path / "printed").open("w") as file:
         reproduction = Reproduction([table], scale, folders, Console(file=file, width=160))
-        assert reproduction.run(parallel=1) == []
+        assert reproduction.run(LocalLauncher(1))
         reproduction.show_tables()
     printed = (tmp_path / "printed").read_text()
     assert "not run: 1 cells, optim.piwsl: unknown displacement 'sideways'" in printed
-    assert "2 of 2 runs are made" in printed
+    assert "0 of 2 runs are finished, in" in printed
+    assert "2 of 2: cpu-embedded" in printed
+    assert "2 of 2 runs are finished\n" in printed
     runs = sorted(folders.runs.iterdir())
     assert [run.name.rsplit("-", 1)[0] for run in runs] == [
         "cpu-embedded_aspirin_n20-painn-pitc+e0.025-s0",
@@ -106,8 +109,8 @@ def test_a_table_is_trained_kept_and_shown(
 
     with (tmp_path / "again").open("w") as file:
         again = Reproduction([table], scale, folders, Console(file=file, width=160))
-        assert again.run(parallel=1) == []
-    assert "2 of 2 runs are done; 0 to do" in (tmp_path / "again").read_text()
+        assert again.run(LocalLauncher(1))
+    assert "2 of 2 runs are finished, in" in (tmp_path / "again").read_text()
 
 
 def test_a_run_that_fails_leaves_the_others_alone(
@@ -118,9 +121,10 @@ def test_a_run_that_fails_leaves_the_others_alone(
         first = Path(reproduction._jobs(convert=False).jobs[0].run_folder)
         first.mkdir(parents=True)
         (first / "notes.txt").write_text("in the way")
-        failures = reproduction.run(parallel=1)
-    assert len(failures) == 1
-    assert first.name in failures[0] and "is not empty" in failures[0]
+        assert not reproduction.run(LocalLauncher(1))
+    printed = (tmp_path / "printed").read_text()
+    assert f"failed: {first.name}: " in printed and "is not empty" in printed
+    assert "1 of 2 runs are finished\n" in printed
     (result,) = results.read_all(folders.results, "cpu").runs.values()
     assert result.run != first.name
     assert (first / "notes.txt").read_text() == "in the way"

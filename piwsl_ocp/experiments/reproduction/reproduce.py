@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from rich.table import Table
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
-from piwsl_ocp.experiments.processes import available_cores, run_jobs
 from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.pages import terminal_table
 from piwsl_ocp.experiments.reproduction.plan import Jobs, Plan, duration, jobs_of, plan
@@ -20,11 +18,10 @@ from piwsl_ocp.experiments.reproduction.published import PaperTable
 from piwsl_ocp.experiments.reproduction.results import Results, collect, read_all
 from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale
 from piwsl_ocp.experiments.run_folder import RunFolder
+from piwsl_ocp.experiments.sweep.run import Launcher
+from piwsl_ocp.experiments.sweep.run import run as sweep
 
 SCALES = ("cpu", "paper")
-
-#: Seconds between two looks at which runs are finished.
-POLL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,15 @@ class Reproduction:
             self._print(f"{_state(job):12} {job.run_folder}")
         self._print_missing(jobs)
 
-    def run(self, parallel: int | None = None) -> list[str]:
+    def run(self, launcher: Launcher, retry_failed: bool = False) -> bool:
         """Make what is missing and keep the results; a run that fails leaves the others alone.
 
         Args:
-            parallel: runs side by side, one for each core by default.
+            launcher: where to train.
+            retry_failed: go on with runs that failed before.
 
         Returns:
-            One line for each run that failed.
+            Whether every run is finished.
 
         Raises:
             UserError: if a data set is damaged or cannot be made.
@@ -93,17 +91,18 @@ class Reproduction:
         """
         jobs = self._jobs(convert=True)
         self._print_missing(jobs)
-        left = [job for job in jobs.jobs if not job.is_done]
+        finished = sum(job.is_done for job in jobs.jobs)
         self._print(
-            f"{len(jobs.jobs) - len(left)} of {len(jobs.jobs)} runs are done; "
-            f"{len(left)} to do in {self.folders.runs}: Ctrl-C saves, the same command goes on"
+            f"{finished} of {len(jobs.jobs)} runs are finished, in {self.folders.runs}: "
+            "Ctrl-C saves, the same command goes on"
         )
         try:
-            failures = self._make(left, parallel or available_cores())
+            outcome = sweep(jobs.jobs, launcher, self.console, retry_failed=retry_failed)
         finally:
             for line in collect_if_there(self.folders):
                 self._print(f"note: {line}")
-        return failures
+        outcome.show(self.console)
+        return outcome.is_complete
 
     def show_tables(self) -> None:
         """Print the tables from the kept results."""
@@ -117,25 +116,6 @@ class Reproduction:
         source = self.folders.source if convert else None
         return jobs_of(self.plan, self.folders.data, self.folders.runs, source, self._print)
 
-    def _make(self, jobs: Sequence[Job], parallel: int) -> list[str]:
-        failures: list[str] = []
-        left = list(jobs)
-        total = len(left)
-        while left:
-            try:
-                run_jobs(left, min(parallel, len(left)), _Announcer(left, self._print))
-            except UserError as error:
-                failures.append(str(error))
-                self._print(f"error: {error}")
-                before = len(left)
-                left = [j for j in left if not j.is_done and j.run_folder not in str(error)]
-                if len(left) == before:
-                    return failures
-            else:
-                left = []
-            self._print(f"{total - len(left) - len(failures)} of {total} runs are made")
-        return failures
-
     def _print_missing(self, jobs: Jobs) -> None:
         for reason, cells in self.plan.left_out.items():
             self._print(f"not run: {len(cells)} cells, {reason}")
@@ -146,22 +126,6 @@ class Reproduction:
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, soft_wrap=True)
-
-
-class _Announcer:
-    """Says which runs have been finished since it last looked, at most every ten seconds."""
-
-    def __init__(self, jobs: Sequence[Job], say: Callable[[str], None]) -> None:
-        self._left, self._total, self._say = list(jobs), len(jobs), say
-        self._looked = time.monotonic()
-
-    def __call__(self) -> None:
-        if time.monotonic() - self._looked < POLL_SECONDS:
-            return
-        for job in [job for job in self._left if job.is_done]:
-            self._left.remove(job)
-            self._say(f"{self._total - len(self._left)} of {self._total}: {job.name}")
-        self._looked = time.monotonic()
 
 
 def collect_if_there(folders: Folders) -> list[str]:

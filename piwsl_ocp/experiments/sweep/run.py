@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.run_record import Failure, RunRecord
 from piwsl_ocp.experiments.sweep.status import steps_done, steps_of
+
+#: Seconds between two looks at what the runs have logged.
+LOOK_SECONDS = 3.0
 
 
 class Launcher(Protocol):
@@ -89,7 +94,7 @@ def run(
         for job in left:
             RunRecord(job.run_folder).forget_failure()
         with _progress_bar(console) as bar:
-            failures = {**failures, **launcher.run(left, _Steps(bar, jobs).update)}
+            failures = {**failures, **launcher.run(left, _Steps(bar, jobs, console).update)}
     return Outcome(tuple(jobs), failures)
 
 
@@ -99,19 +104,33 @@ def _earlier_failures(jobs: Sequence[Job]) -> dict[str, Failure]:
 
 
 class _Steps:
-    """Brings the bar up to date from what the runs have logged."""
+    """Brings the bar up to date from what the runs have logged; without a terminal, says what is
+    finished."""
 
-    def __init__(self, bar: Progress, jobs: Sequence[Job]) -> None:
-        self._bar, self._jobs = bar, jobs
+    def __init__(self, bar: Progress, jobs: Sequence[Job], console: Console) -> None:
+        self._bar, self._console, self._number = bar, console, len(jobs)
+        self._left = [job for job in jobs if not job.is_done]
         total = sum(steps_of(job.config) or 0 for job in jobs)
+        self._done = total - sum(steps_of(job.config) or 0 for job in self._left)
         self._task = bar.add_task("", total=total or None)
-        self.update()
+        self._looked = -math.inf
 
     def update(self) -> None:
-        finished = sum(job.is_done for job in self._jobs)
-        steps = sum(steps_done(job.run_folder) for job in self._jobs)
-        label = f"{finished} of {len(self._jobs)} runs"
-        self._bar.update(self._task, completed=steps, description=label)
+        """Look at the runs, unless that was done a moment ago."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        finished = [job for job in self._left if job.is_done]
+        for job in finished:
+            self._left.remove(job)
+            self._done += steps_of(job.config) or 0
+            if not self._console.is_terminal:
+                count = self._number - len(self._left)
+                line = f"{count} of {self._number}: {job.name}"
+                self._console.print(line, markup=False, soft_wrap=True)
+        done = self._done + sum(steps_done(job.run_folder) for job in self._left)
+        label = f"{self._number - len(self._left)} of {self._number} runs"
+        self._bar.update(self._task, completed=done, description=label)
+        self._looked = time.monotonic()
 
 
 def _progress_bar(console: Console) -> Progress:
