@@ -18,10 +18,18 @@ def models(
     only: Annotated[
         str | None, typer.Option(help="File names in configs/models, by comma. [default: all]")
     ] = None,
+    trained: Annotated[
+        list[Path] | None, typer.Option(help="Run folder of a trained model. Repeatable.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page.")] = False,
 ) -> None:
     """Measure all models at CPU scale and write the page that compares them."""
-    from piwsl_ocp.experiments.model_page import VARIANTS, measure, write_page
+    from piwsl_ocp.experiments.model_page import (
+        VARIANTS,
+        measure,
+        measure_trained,
+        write_page,
+    )
 
     if (out / "models.md").exists() and not overwrite:
         raise UserError(f"'{out / 'models.md'}' exists: give another --out or --overwrite")
@@ -36,4 +44,5 @@ def models(
                 measure(variant, lambda what, v=variant: status.update(f"{v.label}: {what}"))
             )
         console.print(f"measured: {variant.label}")
-    console.print(f"page: {write_page(facts, out)}")
+    of_runs = [measure_trained(run) for run in trained or []]
+    console.print(f"page: {write_page(facts, out, of_runs)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from ase import Atoms
 from matplotlib.figure import Figure
 
 from piwsl_ocp.atomic_file import write_atomically
+from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.aspirin_scan import aspirin
+from piwsl_ocp.evaluation.evaluate import atoms_of_split, training_data
 from piwsl_ocp.evaluation.smoothness import EnergyPath, dimer_path
 from piwsl_ocp.evaluation.symmetry import (
     SymmetryError,
@@ -32,6 +36,8 @@ from piwsl_ocp.ocp.predictor import Predictor
 PIWSL = {"pitc": 1.2, "pisc": 0.8}
 BATCH = 4
 RATTLE_ANGSTROM = 0.05
+#: Test structures that trained models are measured on.
+TEST_STRUCTURES = 16
 TEMPLATE = "models.md.j2"
 
 
@@ -136,7 +142,59 @@ def measure(variant: Variant, on_progress: Callable[[str], None] = lambda what: 
     )
 
 
-def write_page(facts: Sequence[Facts], folder: Path) -> Path:
+@dataclass(frozen=True)
+class TrainedFacts:
+    """What was measured of a trained model, in the unit of its labels.
+
+    Attributes:
+        label: of its variant.
+        data: name of its data set.
+        unit: of energies.
+        noise: between the copies of test structures.
+        rotation: errors of energies and forces of turned test structures.
+        spread: standard deviation of the predicted energies of these structures.
+    """
+
+    label: str
+    data: str
+    unit: str
+    noise: NoiseOfCopies
+    rotation: SymmetryError
+    spread: float
+
+
+def measure_trained(run: Path) -> TrainedFacts:
+    """Measure noise and rotation error of the best checkpoint of a run on its test structures.
+
+    Raises:
+        UserError: if there is no checkpoint, or its model is none of `VARIANTS`.
+    """
+    predictor = Predictor.load(run).double()
+    variant = _variant_of(predictor, run)
+    data = training_data(run)
+    sample = list(islice(atoms_of_split(data, "test"), TEST_STRUCTURES))
+    energies = [float(p.energy) for p in predictor.predict_atoms(sample)]
+    return TrainedFacts(
+        label=variant.label,
+        data=DatasetInfo.read(data).name,
+        unit=predictor.unit,
+        noise=noise_of_copies(predictor, sample, variant.stock),
+        rotation=rotation_error(predictor.predict_atoms, sample),
+        spread=float(np.std(energies, ddof=1)),
+    )
+
+
+def _variant_of(predictor: Predictor, run: Path) -> Variant:
+    model = predictor.config["model"]
+    told = [key for key in ("name", "forces", "force_estimator", "direct_forces") if key in model]
+    for variant in VARIANTS:
+        known = options(f"{variant.file}_cpu")
+        if all(known.get(key) == model[key] for key in told):
+            return variant
+    raise UserError(f"the model of '{run}', {model['name']}, has no files in configs/models")
+
+
+def write_page(facts: Sequence[Facts], folder: Path, trained: Sequence[TrainedFacts] = ()) -> Path:
     """Write models.md and models.svg into a folder and return the page's path."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("piwsl_ocp.experiments", "."),
@@ -144,7 +202,9 @@ def write_page(facts: Sequence[Facts], folder: Path) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    text = environment.get_template(TEMPLATE).render(facts=facts, threads=torch.get_num_threads())
+    text = environment.get_template(TEMPLATE).render(
+        facts=facts, trained=trained, threads=torch.get_num_threads()
+    )
     write_atomically(folder / "models.svg", lambda file: file.write(_figure(facts)))
     write_atomically(folder / "models.md", lambda file: file.write(text.encode()))
     return folder / "models.md"

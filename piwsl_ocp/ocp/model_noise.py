@@ -21,6 +21,9 @@ from piwsl_ocp.ocp.predictor import Predictor
 REPETITIONS = 20
 EPSILON_ANGSTROM = 0.025
 
+#: What fairchem's models multiply their energy by and ours leave to an option.
+STOCK_SCALES = {"escn": 0.001}
+
 
 @dataclass(frozen=True)
 class NoiseOfCopies:
@@ -54,13 +57,14 @@ def noise_of_copies(
     batch = predictor.batch(structures)
     options = DisplacementOptions(epsilon_max_angstrom=EPSILON_ANGSTROM)
     moves = displace(structures_of(batch), options, generators(0, 0, range(len(structures)), 0))
-    stock_model = predictor.model if stock is None else _stock(predictor, stock)
+    stock_model, scale = (predictor.model, 1.0) if stock is None else _stock(predictor, stock)
     dtype = next(stock_model.parameters()).dtype
     clean, moved = [], []
     for _ in range(REPETITIONS):
         for energies, positions in ((clean, batch.pos), (moved, batch.pos + moves)):
             energies.append(_energies(predictor, stock_model, _as(batch, positions, dtype)))
-    clean_energies, differences = torch.stack(clean), torch.stack(moved) - torch.stack(clean)
+    clean_energies = scale * torch.stack(clean)
+    differences = scale * torch.stack(moved) - clean_energies
     predictor.model.eval()
     forces = physical_prediction(predictor.model(batch), predictor.normalizers).forces
     work = (forces * moves).sum() / len(structures) ** 0.5
@@ -96,11 +100,12 @@ def _shared(predictor: Predictor, batch: Batch, nothing: Tensor) -> float:
     return largest
 
 
-def _stock(predictor: Predictor, name: str) -> nn.Module:
-    """Return fairchem's own model with the same weights, in single precision as it needs."""
-    own = ("name", "forces", "frames")
+def _stock(predictor: Predictor, name: str) -> tuple[nn.Module, float]:
+    """Return fairchem's own model with the same weights, in single precision as it needs, and the
+    factor that gives its energies the scale of ours."""
+    own = ("name", "forces", "frames", "energy_scale")
     options = {key: value for key, value in predictor.config["model"].items() if key not in own}
     stock = Predictor.untrained({**options, "name": name})
     weights = {key: value.float() for key, value in predictor.model.state_dict().items()}
     stock.model.load_state_dict(weights)
-    return stock.model
+    return stock.model, getattr(predictor.model, "energy_scale", 1.0) / STOCK_SCALES.get(name, 1.0)
