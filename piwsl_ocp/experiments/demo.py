@@ -11,14 +11,7 @@ from typing import Any
 
 import ase.io
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.datasets import ConversionOptions, convert
@@ -28,6 +21,7 @@ from piwsl_ocp.experiments.aspirin import bond_figure
 from piwsl_ocp.experiments.compare import Comparison, compare
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.processes import available_cores, run_jobs
+from piwsl_ocp.experiments.progress import progress_bar
 from piwsl_ocp.experiments.report import snippet, write_report
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
 from piwsl_ocp.experiments.tables import csv_text, markdown, terminal_table
@@ -150,7 +144,7 @@ class Demo:
             f"{len(left)} runs of {steps} steps, {parallel} at a time, in {self.options.out}; "
             "Ctrl-C saves, the same command goes on"
         )
-        with _progress_bar(self.console) as bar:
+        with progress_bar(self.console) as bar:
             work = _Work(bar, {key: job.run_folder for key, job in left.items()}, steps)
             run_jobs(list(left.values()), parallel, work.update)
 
@@ -221,20 +215,6 @@ def _state(folder: Path) -> tuple[int, bool]:
         return 0, False
     run = RunFolder(folder)
     return run.last_step, run.has_result()
-
-
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=120,
-        disable=not console.is_terminal,
-    )
 
 
 def _check_same_settings(folder: Path, config: Mapping[str, Any]) -> None:

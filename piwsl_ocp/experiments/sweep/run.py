@@ -10,17 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.progress import progress_bar
 from piwsl_ocp.experiments.run_record import Failure, RunRecord
 from piwsl_ocp.experiments.sweep.status import steps_done, steps_of
 
@@ -93,7 +87,7 @@ def run(
     if left:
         for job in left:
             RunRecord(job.run_folder).forget_failure()
-        with _progress_bar(console) as bar:
+        with progress_bar(console) as bar:
             failures = {**failures, **launcher.run(left, _Steps(bar, jobs, console).update)}
     return Outcome(tuple(jobs), failures)
 
@@ -131,17 +125,3 @@ class _Steps:
         label = f"{self._number - len(self._left)} of {self._number} runs"
         self._bar.update(self._task, completed=done, description=label)
         self._looked = time.monotonic()
-
-
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=300,
-        disable=not console.is_terminal,
-    )
