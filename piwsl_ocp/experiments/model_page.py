@@ -222,8 +222,9 @@ def _spread(predictor: Predictor) -> float:
 
 def _figure(facts: Sequence[Facts]) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "models", "font.size": 9}):
-        figure = Figure(figsize=(10, 2.6 * ((len(facts) + 2) // 3)), layout="constrained")
-        panels = figure.subplots((len(facts) + 2) // 3, 3, squeeze=False).ravel()
+        rows = max(1, (len(facts) + 2) // 3)
+        figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
+        panels = figure.subplots(rows, 3, squeeze=False).ravel()
         for panel, fact in zip(panels, facts, strict=False):
             path = fact.path
             panel.plot(path.distances_angstrom, path.relative(), linewidth=1.2)

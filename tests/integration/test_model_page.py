@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,16 @@ def test_common_draws_leave_no_noise_in_a_model_with_dropout() -> None:
     assert noise.shared < 1e-10
     assert noise.independent > 1e3 * noise.shared
     assert noise.energy > 1e-4
+
+
+def test_trained_models_are_measured_in_the_unit_of_their_labels(
+    ethanol: Path, tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    run = trained(ethanol, tmp_path / "run", {"optim.max_steps": 4, "optim.eval_every": 4})
+    facts = model_page.measure_trained(run)
+    assert (facts.label, facts.unit) == ("PaiNN, direct forces", "kcal/mol")
+    assert facts.noise.energy == facts.noise.independent == facts.noise.shared == 0
+    assert facts.noise.work > 0
+    assert facts.rotation.energy < 1e-9 * facts.spread
+    page = model_page.write_page([], tmp_path, [facts]).read_text()
+    assert "Trained models" in page and "| PaiNN, direct forces | 0 | 0 | 0.0e+00 |" in page
