@@ -212,9 +212,13 @@ def _warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
     for cell in cells:
         rows.setdefault(cell.cell.row, []).append(cell)
     for row, members in rows.items():
-        steps = sorted({run.steps for cell in members for run in cell.runs})
-        if len(steps) > 1:
-            yield f"row {row}: the runs have different numbers of steps: {steps}"
+        steps: dict[float | None, set[int]] = {}
+        for cell in members:
+            steps.setdefault(cell.cell.settings.steps_times, set()).update(
+                run.steps for run in cell.runs
+            )
+        for found in (sorted(found) for found in steps.values() if len(found) > 1):
+            yield f"row {row}: the runs have different numbers of steps: {found}"
         seeds = {tuple(run.seed for run in cell.runs) for cell in members if cell.runs}
         if len(seeds) > 1:
             yield f"row {row}: the methods have different seeds"
