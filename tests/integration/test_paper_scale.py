@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,15 @@ PARAMETERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def give_memory_back() -> Iterator[None]:
+    """Free each model before the next: a trainer refers to itself."""
+    yield
+    gc.collect()
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("paper scale")
 @pytest.mark.parametrize("model", PARAMETERS)
 def test_a_step_at_the_published_size(model: str, ethanol: Path) -> None:
     settings = {
