@@ -25,7 +25,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.10,$(
 BIN := $(ENVIRONMENT)/bin
 STAMP := $(ENVIRONMENT)/.installed
 WORKERS ?= 2
-RUN_TESTS = OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup \
+RUN_TESTS = OMP_NUM_THREADS=1 WANDB_MODE=offline $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	--cov --cov-report=term --durations=5 $(TESTS)
 
 help:  ## list the targets

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 #: Starts and stops the cluster; it is no part of the project.
 SCRIPT = Path(
@@ -21,6 +22,9 @@ SCRIPT = Path(
         Path(__file__).resolve().parents[3] / "shared" / "tools" / "slurm_testbed.sh",
     )
 )
+
+#: Two tests must not install or start at the same time.
+LOCK = Path(tempfile.gettempdir()) / "piwsl_slurm_testbed.lock"
 
 
 @contextmanager
@@ -39,7 +43,8 @@ def cluster() -> Iterator[Cluster]:
         )
 
     for word in ("install", "start"):
-        answer = script(word)
+        with FileLock(LOCK):
+            answer = script(word)
         if answer.returncode:
             script("clean")
             shutil.rmtree(folder, ignore_errors=True)

@@ -34,7 +34,6 @@ def give_memory_back() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("paper scale")
 @pytest.mark.parametrize("model", PARAMETERS)
 def test_a_step_at_the_published_size(model: str, ethanol: Path) -> None:
     settings = {

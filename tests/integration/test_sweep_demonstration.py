@@ -63,7 +63,6 @@ class Disturbed(SlurmLauncher):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("slurm")
 def test_twelve_disturbed_runs_on_slurm_give_the_local_results(
     slurm: Cluster, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from tests.integration.conftest import converted
 from tests.integration.slurm_cluster import Cluster, ask, cluster, restarts
 from tests.integration.sweeps import command, make, methods, once_at_step, plan, result
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 #: Long enough to be interrupted in the middle.
 LONG = {"optim__max_steps": 100, "optim__T_max": 100}
