@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from piwsl_ocp.cli import build
+from piwsl_ocp.cli import reproduce as cli
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments import grid
 from piwsl_ocp.experiments.reproduction import published, results, trainings
@@ -458,19 +460,23 @@ def test_no_results_are_told(tmp_path: Path) -> None:
         write_report("paper", Folders(tmp_path, tmp_path, tmp_path), tmp_path)
 
 
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print in 160 columns, whatever the width was when the command was imported."""
+    monkeypatch.setattr(cli, "console", Console(highlight=False, width=160))
+
+
+@pytest.mark.usefixtures("wide")
 def test_the_command_shows_tables_without_run_folders(kept: Path) -> None:
-    call = CliRunner().invoke(
-        build(), ["reproduce", "4", "--report-only", "--results", str(kept)], env={"COLUMNS": "160"}
-    )
+    call = CliRunner().invoke(build(), ["reproduce", "4", "--report-only", "--results", str(kept)])
     assert call.exit_code == 0, call.output
     assert "24.53 ± 0.48" in call.output
     assert "30.5 ± 0.7 (2)" in call.output
 
 
+@pytest.mark.usefixtures("wide")
 def test_the_command_lists_tables_with_runs_and_costs(kept: Path) -> None:
-    call = CliRunner().invoke(
-        build(), ["reproduce", "--list", "--results", str(kept)], env={"COLUMNS": "160"}
-    )
+    call = CliRunner().invoke(build(), ["reproduce", "--list", "--results", str(kept)])
     assert call.exit_code == 0, call.output
     line = next(line for line in call.output.splitlines() if "4: PITC, PISC" in line)
     assert "5/10" in line and "8/10" in line
