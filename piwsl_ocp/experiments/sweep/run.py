@@ -88,7 +88,9 @@ def run(
         for job in left:
             RunRecord(job.run_folder).forget_failure()
         with progress_bar(console) as bar:
-            failures = {**failures, **launcher.run(left, _Steps(bar, jobs, console).update)}
+            steps = _Steps(bar, jobs, console)
+            failures = {**failures, **launcher.run(left, steps.update)}
+            steps.look()
     return Outcome(tuple(jobs), failures)
 
 
@@ -111,8 +113,11 @@ class _Steps:
 
     def update(self) -> None:
         """Look at the runs, unless that was done a moment ago."""
-        if time.monotonic() - self._looked < LOOK_SECONDS:
-            return
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self.look()
+
+    def look(self) -> None:
+        """Look at the runs."""
         finished = [job for job in self._left if job.is_done]
         for job in finished:
             self._left.remove(job)
