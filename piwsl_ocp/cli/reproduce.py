@@ -13,6 +13,7 @@ from piwsl_ocp.cli.sweep import (
     Parallel,
     Profile,
     RetryFailed,
+    Runs,
     WhereToTrain,
     make_launcher,
 )
@@ -20,7 +21,6 @@ from piwsl_ocp.errors import UserError
 
 console = Console(highlight=False)
 
-Runs = Annotated[Path, typer.Option(help="Folder of the run folders.")]
 Results = Annotated[Path, typer.Option(help="Folder of the kept results.")]
 ScaleName = Annotated[
     str, typer.Option("--scale", help="cpu: small models and samples; paper: as published.")

@@ -87,6 +87,11 @@ def fingerprint(config: Mapping[str, Any], dataset_folder: Path | str) -> str:
     splits = DatasetInfo.read(dataset_folder).splits
     content = {name: config.get(name) for name in SECTIONS}
     content["data"] = {name: facts.checksum for name, facts in splits.items()}
+    return digest(content)
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Return twelve digits that follow from nested plain values, in whatever order of the keys."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -396,7 +396,10 @@ def test_options_without_a_meaning_are_refused(options: dict[str, Any], message:
 
 def test_labels_without_effect_are_accepted() -> None:
     with torch.device("meta"):
-        SpinConv(model_ref_number=3, readout="add", show_timing_info=True, lmax=2)
+        labelled = SpinConv(model_ref_number=3, readout="add", show_timing_info=True, lmax=2)
+        plain = SpinConv()
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (labelled, plain)]
+    assert shapes[0] == shapes[1]
 
 
 def test_too_large_an_atomic_number_is_named() -> None:

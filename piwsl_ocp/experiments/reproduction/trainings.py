@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,7 +15,7 @@ import yaml
 from piwsl_ocp.consistency.terms import TERMS
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments import grid
-from piwsl_ocp.experiments.job import Job, fingerprint
+from piwsl_ocp.experiments.job import Job, digest, fingerprint
 from piwsl_ocp.experiments.reproduction.published import Cell, PaperTable, Settings
 from piwsl_ocp.experiments.reproduction.scales import (
     DatasetRecipe,
@@ -226,9 +224,7 @@ def method_word(config: Mapping[str, Any]) -> str:
 
 def settings_key(config: Mapping[str, Any]) -> str:
     """Return twelve digits of everything that makes a training, apart from data and seed."""
-    content = {name: config.get(name) for name in SECTIONS}
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return digest({name: config.get(name) for name in SECTIONS})
 
 
 def _at_scale(settings: Settings, table: PaperTable, scale: Scale) -> tuple[Settings, str]:
