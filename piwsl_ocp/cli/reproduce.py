@@ -95,14 +95,17 @@ def report(
         Path | None, typer.Option(help="Folder of the pages. Default: RESULTS/SCALE.")
     ] = None,
 ) -> None:
-    """Write report.html, report.md and tables.csv: our results beside the paper's.
+    """Write report.html, report.md and tables.csv: our results beside the paper's; show a summary.
 
     Results of finished runs in the folder of run folders are kept first; without that folder the
     pages are made of what is kept already.
     """
     from piwsl_ocp.experiments.reproduction.reproduce import Folders
+    from piwsl_ocp.experiments.reproduction.summary import terminal_table
     from piwsl_ocp.experiments.reproduction.write import write_report
 
     folders = Folders(runs, results, Path("data"))
-    for line in write_report(scale, folders, out or results / scale):
+    written = write_report(scale, folders, out or results / scale)
+    console.print(terminal_table(written.tables))
+    for line in written.lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from piwsl_ocp.cli import build
 from piwsl_ocp.cli import reproduce as cli
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments import grid
-from piwsl_ocp.experiments.reproduction import published, results, trainings
+from piwsl_ocp.experiments.reproduction import published, results, summary, trainings
 from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.figures import figures
 from piwsl_ocp.experiments.reproduction.pages import csv_text, html, markdown
@@ -288,6 +288,28 @@ def test_the_markdown_names_numbers_reasons_and_provenance(kept: Path) -> None:
     assert "- Paper, equiformer_v2 pitc: five repeats" in text
 
 
+def test_the_summary_has_the_gains_the_signs_and_the_spread_of_each_method(kept: Path) -> None:
+    table = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
+    rows = summary.texts([table])
+    assert [row[0] for row in rows] == ["4: PITC, PISC and both (ANI-1x, N = 1000)", "", "", ""]
+    assert rows[2][1:] == (
+        *("piwsl", "1 of 2", "-57 % / -12 %", "-40 % / -40 %"),
+        *("1 of 1 / 1 of 1", "1 of 1 / 1 of 1"),
+    )
+    assert rows[1][1:3] == ("pisc", "1 of 2")
+    assert rows[1][4:] == ("±0 % / ±0 %", "0 of 1 / 0 of 1", "0 of 1 / 0 of 1")
+    assert rows[3][1:] == ("trapezoid (ours)", "0 of 2", "not run", "not run", "–", "–")
+    assert "|  | piwsl | 1 of 2 | -57 % / -12 % |" in summary.markdown([table])
+
+
+def test_a_spread_that_is_not_known_is_not_counted(tmp_path: Path) -> None:
+    for column, scale in {"supervised": 1.0, "piwsl": 0.6}.items():
+        results.write(made_result(trained("table_4", "painn", column), 0, scale), tmp_path)
+    table = fill(published.load("table_4"), CPU, results.read_all(tmp_path, "cpu"))
+    piwsl = summary.texts([table])[2]
+    assert piwsl[4:] == ("-40 % / -40 %", "1 of 1 / 1 of 1", "– / –")
+
+
 def test_the_csv_has_a_line_for_each_cell_and_quantity(kept: Path) -> None:
     table = published.load("table_4")
     lines = csv_text([fill(table, CPU, results.read_all(kept, "cpu"))]).splitlines()
@@ -302,7 +324,7 @@ def test_the_page_holds_everything_itself(kept: Path) -> None:
     assert len(drawn) == 3
     assert "<svg" in page
     assert 'src="http' not in page and 'href="http' not in page
-    assert page.count("<section") == len(tables)
+    assert page.count("<section") == len(tables) + 1
 
 
 def test_every_figure_is_drawn_where_there_are_results(tmp_path: Path) -> None:
@@ -441,7 +463,7 @@ def test_durations_are_told_in_the_unit_that_fits() -> None:
 
 def test_the_report_is_made_of_kept_results_alone(kept: Path, tmp_path: Path) -> None:
     folders = Folders(tmp_path / "no_runs", kept, tmp_path / "no_data")
-    lines = write_report("cpu", folders, tmp_path / "out")
+    lines = write_report("cpu", folders, tmp_path / "out").lines
     assert [line.rsplit("/", 1)[1] for line in lines] == ["report.html", "report.md", "tables.csv"]
     text = (tmp_path / "out" / "report.md").read_text()
     assert "### Table 4: PITC, PISC and both" in text
@@ -451,8 +473,8 @@ def test_the_report_is_made_of_kept_results_alone(kept: Path, tmp_path: Path) ->
 def test_results_of_another_configuration_are_told(kept: Path, tmp_path: Path) -> None:
     other = made_result(trained("table_4", "painn", "piwsl"), settings="0" * 12, run="cpu-old")
     results.write(other, kept)
-    lines = write_report("cpu", Folders(tmp_path / "no", kept, tmp_path), tmp_path / "out")
-    assert lines[0].startswith("note: 1 results belong to no cell of this version")
+    written = write_report("cpu", Folders(tmp_path / "no", kept, tmp_path), tmp_path / "out")
+    assert written.lines[0].startswith("note: 1 results belong to no cell of this version")
 
 
 def test_no_results_are_told(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Comparison:
         printed: the paper's number.
         printed_gain: the paper's mean relative to that of its supervised cell, less 1.
         within_spread: whether our difference to supervised is smaller than the standard
-            deviation of the difference of two runs; False where that is not known.
+            deviation of the difference of two runs; None where that is not known.
     """
 
     quantity: str
@@ -39,7 +39,7 @@ class Comparison:
     our_gain: float | None
     printed: Printed | None
     printed_gain: float | None
-    within_spread: bool
+    within_spread: bool | None
 
     @property
     def agreement(self) -> str:
@@ -77,6 +77,12 @@ class FilledCell:
     missing: str
     comparisons: Mapping[str, Comparison]
     doubts: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Name of its column, marked where the paper has no such column."""
+        name = self.cell.column.replace("_", " ")
+        return f"{name} (ours)" if self.cell.ours else name
 
     @property
     def note(self) -> str:
@@ -173,8 +179,7 @@ def _comparison(
     cell: FilledCell, baseline: FilledCell | None, table: PaperTable, quantity: str
 ) -> Comparison:
     ours, printed = _statistic(cell.runs, quantity), table.printed(cell.cell, quantity)
-    our_gain = printed_gain = None
-    within = False
+    our_gain = printed_gain = within = None
     if baseline is not None and baseline is not cell:
         base, printed_base = (
             _statistic(baseline.runs, quantity),
@@ -182,7 +187,8 @@ def _comparison(
         )
         if ours and base and base.mean > 0:
             our_gain = ours.mean / base.mean - 1
-            within = abs(ours.mean - base.mean) < math.hypot(ours.std, base.std)
+            spread = math.hypot(ours.std, base.std)
+            within = None if math.isnan(spread) else abs(ours.mean - base.mean) < spread
         if printed and printed_base and printed_base.mean > 0:
             printed_gain = printed.mean / printed_base.mean - 1
     return Comparison(quantity, ours, our_gain, printed, printed_gain, within)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from piwsl_ocp.experiments.compare import Statistic
+from piwsl_ocp.experiments.reproduction import summary as summaries
 from piwsl_ocp.experiments.reproduction.comparison import (
     Comparison,
     FilledCell,
@@ -52,7 +53,7 @@ def terminal_table(filled: FilledTable) -> Table:
         for number, cell in enumerate(cells):
             name = row.replace("_", " ") if number == 0 else ""
             last = number == len(cells) - 1
-            table.add_row(name, label(cell), *_terminal_values(cell), end_section=last)
+            table.add_row(name, cell.label, *_terminal_values(cell), end_section=last)
     return table
 
 
@@ -76,7 +77,7 @@ def markdown(filled: FilledTable) -> str:
         for number, cell in enumerate(cells):
             name = row.replace("_", " ") if number == 0 else ""
             values = [text for trio in _values(cell) for text in trio]
-            lines.append(f"| {' | '.join([name, label(cell), *values, cell.provenance])} |")
+            lines.append(f"| {' | '.join([name, cell.label, *values, cell.provenance])} |")
     lines += ["", *(f"- {text}" for text in notes(filled))]
     return "\n".join(lines) + "\n"
 
@@ -122,14 +123,9 @@ def html(
         problems=problems,
         footnote=FOOTNOTE,
         figures=[{"caption": text, "svg": Markup(svg)} for text, svg in figures.items()],
+        summary=summaries.for_page(tables),
         tables=[_for_page(filled) for filled in tables],
     )
-
-
-def label(cell: FilledCell) -> str:
-    """Return the name of a column, marked where the paper has no such column."""
-    name = cell.cell.column.replace("_", " ")
-    return f"{name} (ours)" if cell.cell.ours else name
 
 
 def notes(filled: FilledTable) -> list[str]:
@@ -237,7 +233,7 @@ def _for_page(filled: FilledTable) -> dict[str, Any]:
                     "first": number == 0,
                     "name": row.replace("_", " "),
                     "span": len(cells),
-                    "label": label(cell),
+                    "label": cell.label,
                     "cells": _page_values(cell),
                     "provenance": cell.provenance,
                 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.reproduction import summary
 from piwsl_ocp.experiments.reproduction.comparison import FilledTable, fill
 from piwsl_ocp.experiments.reproduction.figures import figures
 from piwsl_ocp.experiments.reproduction.pages import FOOTNOTE, csv_text, html, markdown
@@ -15,16 +17,26 @@ from piwsl_ocp.experiments.reproduction.results import Results, read_all
 from piwsl_ocp.experiments.reproduction.scales import find_scale
 
 
-def write_report(scale_name: str, folders: Folders, out: Path) -> list[str]:
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        tables: all tables of the paper with our results.
+        lines: for the terminal: what could not be used, and the files.
+    """
+
+    tables: tuple[FilledTable, ...]
+    lines: tuple[str, ...]
+
+
+def write_report(scale_name: str, folders: Folders, out: Path) -> Report:
     """Keep the results of finished runs and write report.html, report.md and tables.csv.
 
     Args:
         scale_name: of the runs.
         folders: where run folders and results are.
         out: folder of the three files, which are replaced.
-
-    Returns:
-        Lines for the terminal: what could not be used, and what was written.
 
     Raises:
         UserError: if there is no result at all.
@@ -56,12 +68,12 @@ def write_report(scale_name: str, folders: Folders, out: Path) -> list[str]:
     for name, text in pages.items():
         write_atomically(out / name, lambda file, text=text: file.write(text.encode()))
     notes = [f"note: {line}" for line in problems]
-    return [*notes, *(f"written: {out / name}" for name in pages)]
+    return Report(tuple(filled), (*notes, *(f"written: {out / name}" for name in pages)))
 
 
 def _markdown(filled: list[FilledTable], title: str, command: str) -> str:
     """Return the tables that have results; the others are named at the end."""
-    lines = [f"# {title}", "", f"Made by `{command}`. {FOOTNOTE}", ""]
+    lines = [f"# {title}", "", f"Made by `{command}`. {FOOTNOTE}", "", summary.markdown(filled)]
     lines += [markdown(table) for table in filled if table.has_results]
     empty = [table.table.heading for table in filled if not table.has_results]
     if empty:

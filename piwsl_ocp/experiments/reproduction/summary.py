@@ -1,0 +1,142 @@
+"""Every table in a few lines: the gain of each method, the paper's and ours, and their signs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from piwsl_ocp.experiments.reproduction.comparison import (
+    Comparison,
+    FilledCell,
+    FilledTable,
+    effect,
+)
+from piwsl_ocp.experiments.reproduction.published import BASELINE
+from piwsl_ocp.experiments.tables import format_change
+
+HEADINGS = ("table", "method", "rows", "paper", "ours", "same sign", "beyond spread")
+
+EXPLANATION = (
+    "Change against supervised of energy / force RMSE (A9: seconds per epoch, A18: curl), negative "
+    "is less; median over the rows of a table (models, sizes, data sets) that have a result of "
+    "ours. Same sign: rows in which the signs agree, changes below 1 % being none. Beyond spread: "
+    "rows in which our change is larger than the standard deviation of the difference of two "
+    "runs. Table A6 compares no methods."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method of a table.
+
+    Attributes:
+        table: number and content.
+        method: a column, marked where the paper has no such column.
+        comparisons: of the rows that have a result of ours, by quantity.
+        rows: how many rows the table has for this method.
+    """
+
+    table: str
+    method: str
+    comparisons: Mapping[str, tuple[Comparison, ...]]
+    rows: int
+
+    @property
+    def compared(self) -> int:
+        """In how many rows ours is compared with supervised."""
+        return max(map(len, self.comparisons.values()))
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the entries under `HEADINGS`, those of several quantities side by side."""
+        found = list(self.comparisons.values())
+        columns = (
+            [format_change(_median(c.printed_gain for c in one)) or "–" for one in found],
+            [format_change(_median(c.our_gain for c in one)) or "–" for one in found],
+            [_count(_same_sign(c) for c in one) for one in found],
+            [_count(_is_clear(c) for c in one) for one in found],
+        )
+        texts = columns if self.compared else [["not run"], ["not run"], ["–"], ["–"]]
+        rows = f"{self.compared} of {self.rows}"
+        return (self.table, self.method, rows, *(" / ".join(column) for column in texts))
+
+
+def summarise(tables: Sequence[FilledTable]) -> list[Line]:
+    """Return a line for each method other than supervised of all tables."""
+    return [line for table in tables for line in _lines(table)]
+
+
+def texts(tables: Sequence[FilledTable]) -> list[tuple[str, ...]]:
+    """Return the entries of all lines; the name of a table stands in its first line alone."""
+    rows: list[tuple[str, ...]] = []
+    before = ""
+    for line in summarise(tables):
+        table, *rest = line.texts()
+        rows.append(("" if table == before else table, *rest))
+        before = table
+    return rows
+
+
+def markdown(tables: Sequence[FilledTable]) -> str:
+    """Return the summary in Markdown."""
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *texts(tables)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(["## Summary", "", EXPLANATION, "", *lines, ""])
+
+
+def terminal_table(tables: Sequence[FilledTable]) -> Table:
+    """Return the summary for the terminal."""
+    table = Table(title="Summary", caption=EXPLANATION, caption_justify="left")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if number > 1 else "left")
+    for row in texts(tables):
+        table.add_row(*row)
+    return table
+
+
+def for_page(tables: Sequence[FilledTable]) -> dict[str, Any]:
+    """Return the summary for the template of the page."""
+    return {"explanation": EXPLANATION, "headings": HEADINGS, "rows": texts(tables)}
+
+
+def _lines(filled: FilledTable) -> Iterator[Line]:
+    columns: dict[str, list[FilledCell]] = {}
+    for cell in filled.cells:
+        if cell.cell.column != BASELINE:
+            columns.setdefault(cell.label, []).append(cell)
+    heading = filled.table.heading.removeprefix("Table ")
+    for method, cells in columns.items():
+        comparisons = {
+            quantity: tuple(
+                cell.comparisons[quantity]
+                for cell in cells
+                if cell.runs and cell.comparisons[quantity].our_gain is not None
+            )
+            for quantity in filled.table.content.quantities
+        }
+        yield Line(heading, method, comparisons, len(cells))
+
+
+def _same_sign(comparison: Comparison) -> bool | None:
+    """Return whether both have the same sign, or no effect; None where one is missing."""
+    if comparison.our_gain is None or comparison.printed_gain is None:
+        return None
+    return effect(comparison.our_gain) == effect(comparison.printed_gain)
+
+
+def _is_clear(comparison: Comparison) -> bool | None:
+    """Return whether our change exceeds the scatter of the seeds, None where that is unknown."""
+    return None if comparison.within_spread is None else not comparison.within_spread
+
+
+def _count(answers: Iterable[bool | None]) -> str:
+    known = [answer for answer in answers if answer is not None]
+    return f"{sum(known)} of {len(known)}" if known else "–"
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
