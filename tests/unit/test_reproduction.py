@@ -256,6 +256,10 @@ def test_an_opposite_effect_is_called_so(kept: Path) -> None:
     ("changes", "said"),
     [
         ({"steps": 500}, "row painn: the runs have different numbers of steps: [500, 1000]"),
+        (
+            {"batch_size": 12},
+            "row painn: the runs have different numbers of structures in a step: ",
+        ),
         ({"seed": 7}, "row painn: the methods have different seeds"),
         ({"provenance": {"commit": "fedcba987654+changes"}}, "different versions of the code"),
         ({"provenance": {"train_data": "c" * 64}}, "the runs on ani1x_n100 saw different data"),

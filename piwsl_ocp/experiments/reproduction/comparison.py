@@ -218,13 +218,21 @@ def _warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
     for cell in cells:
         rows.setdefault(cell.cell.row, []).append(cell)
     for row, members in rows.items():
-        steps: dict[float | None, set[int]] = {}
-        for cell in members:
-            steps.setdefault(cell.cell.settings.steps_times, set()).update(
-                run.steps for run in cell.runs
-            )
-        for found in (sorted(found) for found in steps.values() if len(found) > 1):
-            yield f"row {row}: the runs have different numbers of steps: {found}"
-        seeds = {tuple(run.seed for run in cell.runs) for cell in members if cell.runs}
-        if len(seeds) > 1:
-            yield f"row {row}: the methods have different seeds"
+        yield from (f"row {row}: {text}" for text in _row_warnings(members))
+
+
+def _row_warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
+    """Say in what the methods of a row differ beside the method."""
+    steps: dict[float | None, set[int]] = {}
+    for cell in cells:
+        steps.setdefault(cell.cell.settings.steps_times, set()).update(
+            run.steps for run in cell.runs
+        )
+    for found in (sorted(found) for found in steps.values() if len(found) > 1):
+        yield f"the runs have different numbers of steps: {found}"
+    batches = sorted({run.batch_size for cell in cells for run in cell.runs})
+    if len(batches) > 1:
+        yield f"the runs have different numbers of structures in a step: {batches}"
+    seeds = {tuple(run.seed for run in cell.runs) for cell in cells if cell.runs}
+    if len(seeds) > 1:
+        yield "the methods have different seeds"

@@ -70,7 +70,7 @@ class RunResult(_Section):
         steps: of the training.
         train: training structures.
         test: test structures.
-        batch_size: structures in a step.
+        batch_size: structures in a step, of all data-parallel processes.
         epsilon_angstrom: largest displacement of the training.
         unit: of energies; forces are in the same per Angstrom.
         errors: of the best checkpoint on the test split.
@@ -172,7 +172,7 @@ def of_run(run: RunFolder) -> RunResult:
             steps=run.last_step,
             train=result["training"]["structures"],
             test=result["errors"]["structures"],
-            batch_size=optim["batch_size"],
+            batch_size=optim["batch_size"] * run.config.get("world_size", 1),
             epsilon_angstrom=_epsilon(optim["piwsl"]),
             unit=result["unit"],
             errors={name: _short(result["errors"][name]) for name in ERRORS},
