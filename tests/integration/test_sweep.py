@@ -120,10 +120,12 @@ def test_a_killed_run_is_told_and_one_with_a_broken_checkpoint_begins_anew(
         content = (Path(job.run_folder) / "run.json").read_text()
         os.kill(int(content.split('"pid": ')[1].split("\n")[0]), signal.SIGKILL)
 
+    event = once_at_step(job, 12, kill)
+
     class Killing(LocalLauncher):
-        def run(self, jobs, on_poll):
-            event = once_at_step(job, 12, kill)
-            return super().run(jobs, event)
+        def ended(self):
+            event()
+            return super().ended()
 
     outcome = make([job], Killing(1))
     reason = outcome.failures[job.run_folder].reason
