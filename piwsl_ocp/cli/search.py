@@ -71,7 +71,14 @@ def run(
         _show_plan(plan)
         return
     in_queue = parallel and parallel * len(plan.search.seeds)
-    _search(plan, make_launcher(launcher, in_queue, profile, on_interrupt), parallel, out, file)
+    made_by = make_launcher(launcher, in_queue, profile, on_interrupt)
+    try:
+        _search(plan, made_by, parallel, out)
+    except KeyboardInterrupt:
+        _say("interrupted: what was done is saved, the same command goes on")
+        if launcher is LauncherName.slurm:
+            _say(f"jobs that were not cancelled go on: `piwsl sweep cancel {plan.folder}`")
+        raise
 
 
 @app.command()
@@ -85,7 +92,7 @@ def status(file: File, runs: Runs = Path("runs")) -> None:
     console.print(table(plan, read_study(plan), is_open(plan)))
 
 
-def _search(plan, launcher, parallel: int | None, out: Path | None, file: Path) -> None:
+def _search(plan, launcher, parallel: int | None, out: Path | None) -> None:
     from piwsl_ocp.experiments.search.page import PAGE, write_page
     from piwsl_ocp.experiments.search.result import RESULT, counts, write_result
     from piwsl_ocp.experiments.search.run import run as run_search
@@ -99,16 +106,12 @@ def _search(plan, launcher, parallel: int | None, out: Path | None, file: Path) 
             write_page(plan, study)
 
         _say(f"{counts(study) or 'no trial yet'}, {plan.search.trials} wanted, in {plan.folder}")
-        try:
-            run_search(plan, study, launcher, console, parallel=parallel, on_end=write)
-        except KeyboardInterrupt:
-            _say("interrupted: what was done is saved; the same command goes on")
-            raise
+        run_search(plan, study, launcher, console, parallel=parallel, on_end=write)
         write()
         _say(f"{counts(study)}; {plan.folder / PAGE}")
         best = best_of(study)
         if best is None:
-            _say(f"no trial is finished: `piwsl search status {file}` says why")
+            _say(f"no trial is finished: `piwsl search status {plan.file}` says why")
             raise typer.Exit(1)
         _say(f"best: trial {best.number}, {plan.metric} {best.value:.4g} on validation")
         _say(f"train with it: piwsl train {results[-1]}")

@@ -180,20 +180,23 @@ def outcome(study: optuna.Study) -> list[dict]:
         ({"space": {"sed": {"low": 0, "high": 1}}}, "space.sed: unknown setting"),
         ({"space": {"optm.lr_initial": {"low": 0, "high": 1}}}, "did you mean 'optim'?"),
         ({"space": {PITC: {"low": 1}}}, f"space.{PITC}: expected low and high, or choices"),
-        ({"space": {PITC: {"lo": 1}}}, f"space.{PITC}.lo: unknown key, expected one of low, high"),
+        ({"space": {PITC: {"lo": 1}}}, f"space.{PITC}.lo: unknown key, did you mean 'low'?"),
         ({"space": {PITC: {"low": 2, "high": 1}}}, "found low 2.0 and high 1.0, expected low be"),
         ({"space": {PITC: {"low": 0, "high": 1, "log": True}}}, "expected a number above 0"),
         ({"space": {PITC: {"low": "1e-3", "high": 1}}}, "valid number: write 0.001"),
         ({"space": {PITC: {"low": 0.5, "high": 2, "integer": True}}}, "expected whole numbers"),
         ({"space": {PITC: {"choices": []}}}, "choices: name at least one value"),
         ({"space": {PITC: {"choices": [[1]]}}}, "choices: found [1], expected a number"),
-        ({"space": {PITC: {"low": -1, "high": 1}}}, "optim.piwsl: weight of 'pitc'"),
+        ({"space": {PITC: {"low": -1, "high": 1}}}, "optim.piwsl: weight of term 'pitc' is -1.0"),
         ({"space": {PITC + "s": {"low": 1, "high": 2}}}, "did you mean 'pitc'"),
         ({"space": {"model.cutoff": {"choices": [5.0, 0]}}}, "model.cutoff: found 0, expected"),
         ({"set": {}}, "dataset.json"),
         ({"set": {PITC: 1.0}}, f"'{PITC}' is both in space and in set"),
         ({"sampler": {"name": "tpee"}}, "sampler.name: found 'tpee', input should be 'tpe' or"),
-        ({"pruner": {"keep": 50}}, "pruner.keep: unknown key, did you mean 'keep_percent'?"),
+        (
+            {"pruner": {"keep_percnt": 50}},
+            "pruner.keep_percnt: unknown key, did you mean 'keep_percent'?",
+        ),
     ],
 )
 def test_a_mistake_in_a_search_is_told_in_one_line(
@@ -282,13 +285,13 @@ def test_a_killed_search_takes_its_trials_up(data: Path, tmp_path: Path) -> None
         make(plan, launcher, parallel=3)
     journal = plan.folder / JOURNAL
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
-    study = read_study(plan)
-    assert [trial.state for trial in trials_of(study)] == [TrialState.RUNNING] * 3
+    left = trials_of(read_study(plan))
+    assert [trial.state for trial in left] == [TrialState.RUNNING] * 3
     assert not is_open(plan)
     again = Curves(slots=3)
     trials = make(plan, again, parallel=3)
     assert sorted(again.begun[:3]) == sorted(launcher.begun)
-    assert [trial["params"] for trial in trials[:3]] == [t.params for t in trials_of(study)]
+    assert [trial["params"] for trial in trials[:3]] == [trial.params for trial in left]
     assert all(trial["state"] != "RUNNING" for trial in trials)
     assert len(trials) == 4
 
@@ -326,7 +329,7 @@ def test_one_process_at_a_time_works_on_a_search(data: Path, tmp_path: Path) -> 
 
 def test_a_damaged_or_missing_file_of_trials_is_told(data: Path, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, data, trials=1)
-    with pytest.raises(UserError, match="no search 'toy' in .*begin it with `piwsl search run"):
+    with pytest.raises(UserError, match=r"no search 'toy' in .*begin it with `piwsl search run"):
         read_study(plan)
     make(plan, Curves())
     journal = plan.folder / JOURNAL

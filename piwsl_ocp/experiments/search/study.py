@@ -46,7 +46,7 @@ def open_study(plan: SearchPlan) -> Iterator[optuna.Study]:
         ) from None
     try:
         _drop_cut_off_line(plan.folder / JOURNAL)
-        study = _load(plan)
+        study = _load(plan) or _create(plan)
         _require_same_search(plan, study)
         yield study
     finally:
@@ -59,12 +59,13 @@ def read_study(plan: SearchPlan) -> optuna.Study:
     Raises:
         UserError: if the search was never begun, or its file is damaged.
     """
-    if not (plan.folder / JOURNAL).is_file():
+    study = _load(plan)
+    if study is None:
         raise UserError(
             f"no search '{plan.search.name}' in '{plan.folder.parent}': "
             f"begin it with `piwsl search run {plan.file}`"
         )
-    return _load(plan)
+    return study
 
 
 def is_open(plan: SearchPlan) -> bool:
@@ -109,22 +110,33 @@ def _with_values(trial: Trial, plan: SearchPlan) -> tuple[Trial, dict[str, Any]]
     return trial, {key: values.draw(key, trial) for key, values in plan.search.space.items()}
 
 
-def _load(plan: SearchPlan) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+def _create(plan: SearchPlan) -> optuna.Study:
+    return optuna.create_study(
+        study_name=plan.search.name, storage=_storage(plan), pruner=_pruner(plan)
+    )
+
+
+def _load(plan: SearchPlan) -> optuna.Study | None:
+    """Return the study of a search without writing anything; None if there is none."""
     path = plan.folder / JOURNAL
+    if not path.is_file():
+        return None
     try:
-        return optuna.create_study(
-            study_name=plan.search.name,
-            storage=JournalStorage(JournalFileBackend(str(path))),
-            pruner=_pruner(plan),
-            load_if_exists=True,
-        )
+        storage = _storage(plan)
+        if not storage.get_all_studies():
+            return None
+        return optuna.load_study(study_name=plan.search.name, storage=storage, pruner=_pruner(plan))
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(
             f"'{path}' is damaged ({' '.join(str(error).split())}): put a copy of it back, or "
             "rename it to begin anew; finished runs are not repeated"
         ) from None
+
+
+def _storage(plan: SearchPlan) -> JournalStorage:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL)))
 
 
 def _drop_cut_off_line(path: Path) -> None:
