@@ -113,7 +113,9 @@ def _search(plan, launcher, parallel: int | None, out: Path | None) -> None:
         if best is None:
             _say(f"no trial is finished: `piwsl search status {plan.file}` says why")
             raise typer.Exit(1)
-        _say(f"best: trial {best.number}, {plan.metric} {best.value:.4g} on validation")
+        _say(f"best: trial {best.number}, {plan.metric} {best.value:.4g} on validation, made in")
+        for job in plan.jobs(best.params):
+            _say(f"  {job.run_folder}")
         _say(f"train with it: piwsl train {results[-1]}")
 
 

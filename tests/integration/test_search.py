@@ -84,11 +84,11 @@ def outcome(plan: SearchPlan) -> list[tuple]:
 
 
 def test_an_interrupted_search_goes_on_to_the_same_trials(data: Path, tmp_path: Path) -> None:
-    whole = read_search(write_search(tmp_path / "whole", data, WEIGHT, 3), tmp_path / "whole")
+    whole = read_search(write_search(tmp_path / "whole", data, WEIGHT, 2), tmp_path / "whole")
     make(whole, LocalLauncher(1), parallel=1)
-    assert [trial[0] for trial in outcome(whole)] == ["COMPLETE"] * 3
+    assert [trial[0] for trial in outcome(whole)] == ["COMPLETE"] * 2
 
-    path = write_search(tmp_path / "again", data, WEIGHT, 3)
+    path = write_search(tmp_path / "again", data, WEIGHT, 2)
     plan = read_search(path, tmp_path / "runs")
     words = ("search", "run", path, "--runs", tmp_path / "runs", "--parallel", "1")
     with subprocess.Popen(
@@ -112,10 +112,12 @@ def test_an_interrupted_search_goes_on_to_the_same_trials(data: Path, tmp_path: 
     assert outcome(plan) == outcome(whole)
     assert (tmp_path / "mine.yml").read_text() == (plan.folder / "best.yml").read_text()
     assert (plan.folder / "search.html").is_file()
-    assert not list(plan.folder.glob("*/results"))
+    assert not list(plan.folder.glob("*/results/*"))
 
 
-def test_a_diverging_trial_fails_and_a_hopeless_one_is_stopped(data: Path, tmp_path: Path) -> None:
+def test_a_trial_that_gives_no_numbers_fails_and_a_hopeless_one_is_stopped(
+    data: Path, tmp_path: Path
+) -> None:
     pruner = {"startup_trials": 1, "warmup_steps": 20}
     options = {"pruner": pruner, "sampler": {"name": "random", "seed": 3}, "steps": 300}
     plan = read_search(write_search(tmp_path, data, RATES, 3, **options), tmp_path / "runs")
@@ -123,14 +125,14 @@ def test_a_diverging_trial_fails_and_a_hopeless_one_is_stopped(data: Path, tmp_p
     good, failed, stopped = trials_of(read_study(plan))
     assert good.state is TrialState.COMPLETE
     assert failed.state is TrialState.FAIL
-    assert "diverged: relative_rmse is nan at step 10 (run " in failed.user_attrs["reason"]
+    assert failed.user_attrs["reason"].startswith("predicted energy is nan for record ")
     assert stopped.state is TrialState.PRUNED
     (job,) = plan.jobs(stopped.params)
     folder = RunFolder(Path(job.run_folder))
     assert folder.status["status"] == "interrupted"
     assert folder.last_step < 300
     assert not is_locked(job.run_folder)
-    assert f"trial {failed.number}: failed: diverged" in printed
+    assert f"trial {failed.number}: failed: predicted energy is nan" in printed
     assert f"trial {stopped.number}: stopped at step 20, " in printed
 
 

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.experiments.plots import COLOURS, INK, STYLE, as_svg
 from piwsl_ocp.experiments.search.plan import Range, SearchPlan
-from piwsl_ocp.experiments.search.result import RESULT, STATES, as_text, counts
+from piwsl_ocp.experiments.search.result import RESULT, STATES, as_text, counts, short_names
 from piwsl_ocp.experiments.search.status import best_first, reasons, value_of
 from piwsl_ocp.experiments.search.study import best_of, trials_of
 
@@ -26,8 +26,6 @@ PAGE = "search.html"
 
 #: Finished trials that the importance of a setting needs at least.
 _TRIALS_FOR_IMPORTANCE = 10
-
-_PANELS_IN_A_ROW = 3
 
 
 def write_page(plan: SearchPlan, study: optuna.Study) -> Path:
@@ -52,7 +50,7 @@ def write_page(plan: SearchPlan, study: optuna.Study) -> Path:
         result=plan.folder / RESULT,
         figure=Markup(figure(plan, study)),
         importances=importances(study),
-        settings=list(plan.search.space),
+        settings=short_names(plan.search.space),
         rows=[_row(plan, trial) for trial in best_first(study)],
         reasons=reasons(study),
         config=plan.search.config,
@@ -67,13 +65,17 @@ def write_page(plan: SearchPlan, study: optuna.Study) -> Path:
 def figure(plan: SearchPlan, study: optuna.Study) -> str:
     """Return the values against the number of the trial and against each setting as SVG."""
     trials = [trial for trial in trials_of(study) if np.isfinite(value_of(trial))]
-    rows = -(-(1 + len(plan.search.space)) // _PANELS_IN_A_ROW)
+    count = 1 + len(plan.search.space)
+    columns = 2 if count <= 4 else 3
+    rows = -(-count // columns)
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "search"}):
         drawn = Figure(figsize=(10.5, 3.1 * rows + 0.3), layout="constrained")
-        history, *panels = drawn.subplots(rows, _PANELS_IN_A_ROW, squeeze=False).flat
+        history, *panels = drawn.subplots(rows, columns, squeeze=False).flat
         _history(history, trials)
+        names = short_names(plan.search.space)
         for panel, (key, values) in zip(panels, plan.search.space.items(), strict=False):
             _against(panel, key, values, trials)
+            panel.set_xlabel(names[key])
         for panel in panels[len(plan.search.space) :]:
             panel.set_axis_off()
         for panel in (history, *panels[: len(plan.search.space)]):
@@ -102,9 +104,16 @@ def _history(panel: Axes, trials: Sequence[FrozenTrial]) -> None:
     _points(panel, [trial.number for trial in trials], trials)
     finished = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     if finished:
-        best = np.minimum.accumulate([trial.value for trial in finished])
+        best = [*np.minimum.accumulate([trial.value for trial in finished])]
         numbers = [trial.number for trial in finished]
-        panel.step(numbers, best, where="post", color=INK, linewidth=1.2, label="best so far")
+        panel.step(
+            [*numbers, trials[-1].number],
+            [*best, best[-1]],
+            where="post",
+            color=INK,
+            linewidth=1.2,
+            label="best so far",
+        )
     panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     panel.set_xlabel("trial")
 
@@ -120,20 +129,36 @@ def _against(panel: Axes, key: str, values: Range, trials: Sequence[FrozenTrial]
         panel.set_xscale("log")
         panel.set_xlim(0.8 * values.low, 1.25 * values.high)
     _points(panel, across, trials)
-    panel.set_xlabel(".".join(key.split(".")[-2:]))
 
 
 def _points(panel: Axes, across: Sequence[float], trials: Sequence[FrozenTrial]) -> None:
-    """Draw finished trials as filled points, the others as rings."""
+    """Draw finished trials as filled points, the others as rings, at the upper edge if above it."""
     styles: Mapping[TrialState, dict[str, Any]] = {
         TrialState.COMPLETE: {"color": COLOURS[2]},
         TrialState.PRUNED: {"facecolors": "none", "edgecolors": COLOURS[1]},
         TrialState.RUNNING: {"facecolors": "none", "edgecolors": COLOURS[0]},
     }
+    bottom, top = _limits(trials)
     for state, style in styles.items():
-        chosen = [(x, value_of(t)) for x, t in zip(across, trials, strict=True) if t.state is state]
+        chosen = [
+            (x, min(value_of(trial), top))
+            for x, trial in zip(across, trials, strict=True)
+            if trial.state is state
+        ]
         if chosen:
-            panel.scatter(*zip(*chosen, strict=True), s=28, label=STATES[state], **style)
+            panel.scatter(
+                *zip(*chosen, strict=True), s=28, label=STATES[state], clip_on=False, **style
+            )
+    panel.set_ylim(bottom, top)
+
+
+def _limits(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """Return the range of finished trials, or of all where none is finished, with a margin."""
+    finished = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    values = [value_of(trial) for trial in finished or trials]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
 def _row(plan: SearchPlan, trial: FrozenTrial) -> dict[str, Any]:

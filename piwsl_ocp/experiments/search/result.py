@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,16 @@ def counts(study: optuna.Study) -> str:
 
 
 def in_words(values: Mapping[str, Any]) -> str:
-    """Return values with the last parts of their keys, in full where those are the same."""
-    last = Counter(key.split(".")[-1] for key in values)
-    names = {key: key.split(".")[-1] if last[key.split(".")[-1]] == 1 else key for key in values}
+    """Return values with short names as a phrase."""
+    names = short_names(values)
     return ", ".join(f"{names[key]} {as_text(value)}" for key, value in values.items())
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return the last part of each dotted key, the whole key where two have the same last part."""
+    keys = list(keys)
+    last = Counter(key.split(".")[-1] for key in keys)
+    return {key: key.split(".")[-1] if last[key.split(".")[-1]] == 1 else key for key in keys}
 
 
 def as_text(value: Any) -> str:

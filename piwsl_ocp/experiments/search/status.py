@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from piwsl_ocp.experiments.search.plan import SearchPlan
-from piwsl_ocp.experiments.search.result import STATES, as_text, counts
+from piwsl_ocp.experiments.search.result import STATES, as_text, counts, short_names
 from piwsl_ocp.experiments.search.study import REASON, trials_of
 
 #: States in the order of the table.
@@ -47,7 +47,7 @@ def table(plan: SearchPlan, study: optuna.Study, is_open: bool) -> Group:
         is_open: whether a process works on it.
     """
     shown = Table(title=f"{plan.search.name}: {plan.metric} on validation")
-    for name in ("trial", "state", "step", "value", *plan.search.space):
+    for name in ("trial", "state", "step", "value", *short_names(plan.search.space).values()):
         left = name == "state"
         shown.add_column(name, justify="left" if left else "right", overflow="fold")
     for trial in best_first(study):
