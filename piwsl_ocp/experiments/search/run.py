@@ -88,11 +88,6 @@ class _Trial:
         """The folders of its runs."""
         return {job.run_folder for job in self.jobs}
 
-    @property
-    def is_done(self) -> bool:
-        """Whether all its runs are finished."""
-        return all(job.is_done for job in self.jobs)
-
 
 class _Feed:
     """Names the runs to make next, for `make_runs`.
@@ -158,14 +153,17 @@ class _Feed:
 
     def _look(self, trial: _Trial) -> None:
         """Report what the runs of a trial have logged, and end it if it is time to."""
-        for job in trial.jobs:
-            reason = self._reason(job)
-            if reason is not None:
+        curves = [_Curve.read(job) for job in trial.jobs]
+        for job, curve in zip(trial.jobs, curves, strict=True):
+            failure = self._failures.get(job.run_folder)
+            problem = failure.reason if failure else curve.problem(self._plan.metric)
+            if problem is not None:
+                reason = f"{problem} (run {job.name})"
                 trial.trial.set_user_attr(REASON, reason)
                 self._end(trial, TrialState.FAIL, reason)
                 return
-        curves = [_best_so_far(job) for job in trial.jobs]
-        for step, value in pandas.concat(curves, axis=1, join="inner").mean(axis=1).items():
+        means = pandas.concat([curve.values.cummin() for curve in curves], axis=1, join="inner")
+        for step, value in means.mean(axis=1).items():
             if step < trial.reported:
                 continue
             if step > trial.reported:
@@ -174,21 +172,9 @@ class _Feed:
             if step != self._plan.steps and trial.trial.should_prune():
                 self._end(trial, TrialState.PRUNED, f"stopped at step {step}, {value:.4g}")
                 return
-        if trial.is_done:
-            value = sum(float(curve.iloc[-1]) for curve in curves) / len(curves)
+        if all(curve.is_whole for curve in curves):
+            value = sum(float(curve.values.min()) for curve in curves) / len(curves)
             self._end(trial, TrialState.COMPLETE, f"{value:.4g}", value)
-
-    def _reason(self, job: Job) -> str | None:
-        """Return why a run, and with it its trial, has failed; None if it has not."""
-        if failure := self._failures.get(job.run_folder):
-            return f"{failure.reason} (run {job.name})"
-        curve = _curve(job)
-        if len(curve) and not curve.map(math.isfinite).all():
-            step = curve.index[~curve.map(math.isfinite)][0]
-            return f"diverged: {self._plan.metric} is {curve[step]} at step {step} (run {job.name})"
-        if job.is_done and not len(curve):
-            return f"its log holds no {self._plan.metric} (run {job.name})"
-        return None
 
     def _end(
         self, ended: _Trial, state: TrialState, words: str, value: float | None = None
@@ -202,19 +188,38 @@ class _Feed:
         self._on_end()
 
 
-def _curve(job: Job) -> pandas.Series:
-    """Return the validation metric of a run by step, without a last one that is being written."""
-    try:
-        curve = RunFolder(Path(job.run_folder)).validation_curve
-    except UserError:  # not begun, or its log is damaged
-        return pandas.Series(dtype=float)
-    if len(curve) and math.isnan(curve.iloc[-1]) and not job.is_done:
-        return curve.iloc[:-1]
-    return curve
+@dataclass(frozen=True)
+class _Curve:
+    """What a run has logged of its validations.
 
+    Attributes:
+        values: the primary metric by step.
+        is_whole: whether the run is finished.
+    """
 
-def _best_so_far(job: Job) -> pandas.Series:
-    return _curve(job).cummin()
+    values: pandas.Series
+    is_whole: bool
+
+    @classmethod
+    def read(cls, job: Job) -> _Curve:
+        """Read the log of a run; it may be written meanwhile, or be missing."""
+        is_whole = job.is_done  # before the log, which may become whole in between
+        try:
+            values = RunFolder(Path(job.run_folder)).validation_curve
+        except UserError:  # not begun, or the log is damaged
+            return cls(pandas.Series(dtype=float), is_whole)
+        if not is_whole and len(values) and math.isnan(values.iloc[-1]):
+            values = values.iloc[:-1]  # half written
+        return cls(values, is_whole)
+
+    def problem(self, metric: str) -> str | None:
+        """Return why the run is of no use, None if it is not so."""
+        for step, value in self.values.items():
+            if not math.isfinite(value):
+                return f"diverged: {metric} is {value} at step {step}"
+        if self.is_whole and not len(self.values):
+            return f"its log holds no {metric}"
+        return None
 
 
 class _Progress:
