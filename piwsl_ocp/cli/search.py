@@ -23,9 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-File = Annotated[
-    Path, typer.Argument(help="YAML file with name, config, space, trials, seeds, set.")
-]
+File = Annotated[Path, typer.Argument(help="YAML file with name, config, space, trials and more.")]
 
 
 @app.command()
@@ -121,12 +119,13 @@ def _search(plan, launcher, parallel: int | None, out: Path | None) -> None:
 
 def _show_plan(plan) -> None:
     search = plan.search
-    steps = "" if plan.steps is None else f" of {plan.steps} steps"
-    _say(f"{search.trials} trials, {len(search.seeds)} runs each{steps}, in {plan.folder}")
+    seeds = ", ".join(str(seed) for seed in search.seeds)
+    steps = "" if plan.steps is None else f", {plan.steps} steps each"
+    _say(f"{search.trials} trials with seed {seeds}{steps}, in {plan.folder}")
     for key, values in search.space.items():
         found = values.model_dump(exclude_unset=True)
         _say(f"{key}: " + ", ".join(f"{name} {value}" for name, value in found.items()))
-    _say(f"judged by {plan.metric} on validation; pruned from step {plan.warmup_steps} on")
+    _say(f"judged by {plan.metric} on validation; stopped from step {plan.warmup_steps} on")
 
 
 def _say(line: str) -> None:

@@ -59,7 +59,8 @@ def _first_problem(
         return f"{key}: unknown key{nearest(place[-1], section.model_fields)}"
     if problem["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}: found {problem['input']!r}, {problem['msg'].lower()}{_hint(problem['input'])}"
+    hint = _hint(problem["input"]) if problem["type"] == "float_type" else ""
+    return f"{key}: found {problem['input']!r}, {problem['msg'].lower()}{hint}"
 
 
 def _hint(found: object) -> str:

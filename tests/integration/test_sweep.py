@@ -137,6 +137,25 @@ def test_a_killed_run_is_told_and_one_with_a_broken_checkpoint_begins_anew(
     assert checkpoint.with_name("checkpoint.pt.unreadable").is_file()
 
 
+@pytest.mark.slow
+def test_a_run_can_be_stopped_alone(data: Path, tmp_path: Path) -> None:
+    grid = {"config": methods("supervised"), "seed": [0, 1]}
+    first, second = plan(tmp_path, data, grid, optim__max_steps=2000, optim__T_max=2000)
+    with LocalLauncher(1) as launcher:
+        launcher.submit([first, second])
+        launcher.stop(second.run_folder)
+        assert launcher.ended() == {second.run_folder: None}
+        while steps_done(first.run_folder) < 3:
+            assert launcher.ended() == {}
+            time.sleep(0.1)
+        launcher.stop(first.run_folder)
+        while not (ended := launcher.ended()):
+            time.sleep(0.1)
+        assert ended == {first.run_folder: None}
+    assert states([first, second]) == ["interrupted", "planned"]
+    assert (Path(first.run_folder) / "checkpoints/checkpoint.pt").is_file()
+
+
 def test_a_run_that_another_process_works_on_is_left_alone(data: Path, tmp_path: Path) -> None:
     (job,) = plan(tmp_path, data, {"config": methods("supervised")})
     assert states([job]) == ["planned"]

@@ -193,6 +193,11 @@ def outcome(study: optuna.Study) -> list[dict]:
         ({"space": {PITC + "s": {"low": 1, "high": 2}}}, "did you mean 'pitc'"),
         ({"space": {"model.cutoff": {"choices": [5.0, 0]}}}, "model.cutoff: found 0, expected"),
         ({"set": {}}, "dataset.json"),
+        ({"trials": "30"}, "trials: found '30', input should be a valid integer"),
+        (
+            {"set": {"evaluation_metrics.primary_metric": "forces_cosine_similarity"}},
+            "primary_metric: found 'forces_cosine_similarity', expected an error",
+        ),
         ({"set": {PITC: 1.0}}, f"'{PITC}' is both in space and in set"),
         ({"sampler": {"name": "tpee"}}, "sampler.name: found 'tpee', input should be 'tpe' or"),
         (

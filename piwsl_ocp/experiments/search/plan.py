@@ -22,6 +22,7 @@ from piwsl_ocp.experiments.sweep.plan import make_job
 from piwsl_ocp.experiments.sweep.status import steps_of
 from piwsl_ocp.ocp.config import check_config, find_config, load_config, set_value
 from piwsl_ocp.ocp.options import nearest
+from piwsl_ocp.ocp.scoring import HIGHER_IS_BETTER
 
 #: Sections that trials may differ in; with the others they could not be compared, or would not.
 SEARCHED = tuple(name for name in SECTIONS if name not in ("evaluation_metrics", "seed"))
@@ -203,8 +204,14 @@ class SearchPlan:
         """Check the configuration at both ends of every range, and at every choice.
 
         Raises:
-            UserError: if a value cannot be trained with, or the data set is missing.
+            UserError: if a value cannot be trained with, the data set is missing, or the metric is
+                one of which more is better.
         """
+        if self.metric.endswith(HIGHER_IS_BETTER):
+            raise UserError(
+                f"evaluation_metrics.primary_metric: found '{self.metric}', expected an error, "
+                "which is to become small"
+            )
         for key, values in self.search.space.items():
             for value in values.extremes:
                 check_config(self.jobs({**self._first_values, key: value})[0].config)

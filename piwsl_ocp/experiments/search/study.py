@@ -36,14 +36,17 @@ def open_study(plan: SearchPlan) -> Iterator[optuna.Study]:
         UserError: if another process has it, its file is damaged, or its trials are those of
             another search.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
     try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(plan.folder / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
             f"another process works on the search in '{plan.folder}': wait for it, or stop it first"
         ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write to the search in '{plan.folder}': {reason}") from error
     try:
         _drop_cut_off_line(plan.folder / JOURNAL)
         study = _load(plan) or _create(plan)
@@ -97,6 +100,7 @@ def taken_up(
 ) -> tuple[Trial, dict[str, Any]]:
     """Return a trial that was under way when its process ended, with the values that it had."""
     study.sampler = _sampler(plan, frozen.number)
+    # Optuna has no public way to go on with a trial of another process.
     return _with_values(Trial(study, frozen._trial_id), plan)
 
 

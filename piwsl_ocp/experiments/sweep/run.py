@@ -138,13 +138,12 @@ def run(
             RunRecord(job.run_folder).forget_failure()
         with progress_bar(console) as bar:
             steps = _Steps(bar, jobs, console)
-            waiting = list(left)
+            batches = iter([left])
 
             def feed(ended: Mapping[str, Failure | None]) -> list[Job]:
                 failures.update({folder: why for folder, why in ended.items() if why})
                 steps.update()
-                begun, waiting[:] = list(waiting), []
-                return begun
+                return next(batches, [])
 
             make_runs(launcher, feed)
             steps.look()

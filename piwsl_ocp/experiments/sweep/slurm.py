@@ -68,6 +68,8 @@ class SlurmLauncher:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the jobs, which go on without this process; after Ctrl-C, perhaps cancel them."""
+        with suppress(slurm_queue.SlurmSilent):
+            self._cancel_stopped()
         watched, self._watched = self._watched, {}
         if kind is not None and issubclass(kind, KeyboardInterrupt) and self._cancel_on_interrupt():
             slurm_queue.cancel([run.number for run in watched.values()])
