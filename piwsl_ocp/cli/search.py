@@ -10,9 +10,9 @@ from rich.console import Console
 
 from piwsl_ocp.cli.sweep import (
     LauncherName,
-    OnInterrupt,
     Profile,
     Runs,
+    WhenInterrupted,
     WhereToTrain,
     make_launcher,
 )
@@ -35,8 +35,8 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Trials at a time. [default: one for each core, or the profile's; at most a "
-            "quarter of all, for they learn from those before]",
+            help="Trials at a time. Default: one for each core, or the profile's, but at most a "
+            "quarter of all, for they learn from those before.",
         ),
     ] = None,
     profile: Profile = "cpu",
@@ -49,10 +49,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the file, show what would be done; no more.")
     ] = False,
-    on_interrupt: Annotated[
-        OnInterrupt | None,
-        typer.Option(help="SLURM jobs on Ctrl-C. [default: ask on a terminal, else leave]"),
-    ] = None,
+    on_interrupt: WhenInterrupted = None,
 ) -> None:
     """Train with values that Optuna draws, stop hopeless trials, write best.yml and search.html.
 
