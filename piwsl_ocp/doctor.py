@@ -22,7 +22,7 @@ import torch
 
 PACKAGES = (
     "piwsl_ocp", "fairchem-core", "torch", "torch-geometric", "numpy", "scipy", "ase", "lmdb",
-    "h5py", "vesin", "e3nn", "submitit", "wandb", "tensorboard",
+    "h5py", "vesin", "e3nn", "submitit", "optuna", "wandb", "tensorboard",
 )  # fmt: skip
 REINSTALL = "run `make install` in a fresh clone, or `pip install .` in a new environment"
 

@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130
 
 def build() -> typer.Typer:
     """Return the command with all its sub-commands."""
-    from piwsl_ocp.cli import compare, data, demo, doctor, models, reproduce, sweep, train
+    from piwsl_ocp.cli import compare, data, demo, doctor, models, reproduce, search, sweep, train
 
     app = typer.Typer(
         name="piwsl",
@@ -37,6 +37,7 @@ def build() -> typer.Typer:
     app.command()(reproduce.report)
     app.command()(demo.demo)
     app.add_typer(sweep.app, name="sweep")
+    app.add_typer(search.app, name="search")
     app.command()(doctor.doctor)
     app.command(
         name="fairchem",

@@ -39,9 +39,13 @@ class OnInterrupt(str, Enum):
 WhereToTrain = Annotated[LauncherName, typer.Option(help="Where to train.")]
 Parallel = Annotated[
     int | None,
-    typer.Option(min=1, help="Runs at a time. [default: one for each core, or the profile's]"),
+    typer.Option(min=1, help="Runs at a time. Default: one for each core, or the profile's."),
 ]
 Profile = Annotated[str, typer.Option(help="What a SLURM job asks for: cpu, a100, or a YAML file.")]
+WhenInterrupted = Annotated[
+    OnInterrupt | None,
+    typer.Option(help="SLURM jobs on Ctrl-C. Default: ask on a terminal, else leave."),
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Go on with runs that failed before.")
 ]
@@ -58,10 +62,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what is wrong with them; no more.")
     ] = False,
-    on_interrupt: Annotated[
-        OnInterrupt | None,
-        typer.Option(help="SLURM jobs on Ctrl-C. [default: ask on a terminal, else leave]"),
-    ] = None,
+    on_interrupt: WhenInterrupted = None,
 ) -> None:
     """Make the runs of an experiment. What is finished is kept; the same command goes on."""
     from piwsl_ocp.experiments.sweep.plan import read_experiment

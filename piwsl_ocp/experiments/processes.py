@@ -87,16 +87,21 @@ def run_jobs(
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
+def interruptible(seconds: float = POLL_SECONDS) -> Iterator[Callable[[], None]]:
     """Yield a function that waits a while and raises KeyboardInterrupt after Ctrl-C.
 
     Elsewhere in the loop Ctrl-C is only noted: an exception in the midst of a library's compiled
     code, which draws progress from logs, may be swallowed there.
+
+    Args:
+        seconds: to wait; Ctrl-C is heeded within `POLL_SECONDS`.
     """
     with stop_on_signal((signal.SIGINT,)) as request:
 
         def pause() -> None:
-            time.sleep(POLL_SECONDS)
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0 and not request.asked:
+                time.sleep(min(left, POLL_SECONDS))
             if request.asked:
                 raise KeyboardInterrupt
 

@@ -140,6 +140,18 @@ class RunFolder:
         return self.config.get("evaluation_metrics", {}).get("primary_metric", "relative_rmse")
 
     @property
+    def validation_curve(self) -> pandas.Series:
+        """The primary metric by step, as it was logged: not a number after a divergence.
+
+        Raises:
+            UserError: as `log`.
+        """
+        log, name = self.log, self.primary_metric
+        if name not in log:
+            return pandas.Series(dtype=float)
+        return log[log["split"] == "val"].groupby("step")[name].last().astype(float)
+
+    @property
     def best_step(self) -> int | None:
         """The step of the best checkpoint, None before the first validation."""
         validation = self.metrics("val")

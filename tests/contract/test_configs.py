@@ -21,11 +21,12 @@ from piwsl_ocp.ocp.config import (
     set_value,
 )
 
-#: Trainings; the folder `paper` holds tables of trainings, see tests/unit/test_published_tables.py.
+#: Trainings; the folder `paper` holds tables of trainings, see tests/unit/test_published_tables.py,
+#: and `search` searches, see tests/unit/test_search.py.
 EXPERIMENTS = [
     path
     for path in sorted((configs_folder() / "experiments").rglob("*.yml"))
-    if path.parent.name != "paper"
+    if path.parent.name not in ("paper", "search")
 ]
 SHORT = [str(path.relative_to(configs_folder())) for path in EXPERIMENTS]
 

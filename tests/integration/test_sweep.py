@@ -120,10 +120,12 @@ def test_a_killed_run_is_told_and_one_with_a_broken_checkpoint_begins_anew(
         content = (Path(job.run_folder) / "run.json").read_text()
         os.kill(int(content.split('"pid": ')[1].split("\n")[0]), signal.SIGKILL)
 
+    event = once_at_step(job, 12, kill)
+
     class Killing(LocalLauncher):
-        def run(self, jobs, on_poll):
-            event = once_at_step(job, 12, kill)
-            return super().run(jobs, event)
+        def ended(self):
+            event()
+            return super().ended()
 
     outcome = make([job], Killing(1))
     reason = outcome.failures[job.run_folder].reason
@@ -133,6 +135,25 @@ def test_a_killed_run_is_told_and_one_with_a_broken_checkpoint_begins_anew(
     assert make([job], LocalLauncher(1)).is_complete
     assert result(job) == result(whole)
     assert checkpoint.with_name("checkpoint.pt.unreadable").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_can_be_stopped_alone(data: Path, tmp_path: Path) -> None:
+    grid = {"config": methods("supervised"), "seed": [0, 1]}
+    first, second = plan(tmp_path, data, grid, optim__max_steps=2000, optim__T_max=2000)
+    with LocalLauncher(1) as launcher:
+        launcher.submit([first, second])
+        launcher.stop(second.run_folder)
+        assert launcher.ended() == {second.run_folder: None}
+        while steps_done(first.run_folder) < 3:
+            assert launcher.ended() == {}
+            time.sleep(0.1)
+        launcher.stop(first.run_folder)
+        while not (ended := launcher.ended()):
+            time.sleep(0.1)
+        assert ended == {first.run_folder: None}
+    assert states([first, second]) == ["interrupted", "planned"]
+    assert (Path(first.run_folder) / "checkpoints/checkpoint.pt").is_file()
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(data: Path, tmp_path: Path) -> None:

@@ -42,24 +42,17 @@ def twelve(root: Path, data: Path) -> list[Job]:
 class Disturbed(SlurmLauncher):
     """Meets one preemption and one failure of its node."""
 
-    def __init__(self, slurm: Cluster) -> None:
+    def __init__(self, slurm: Cluster, jobs: list[Job]) -> None:
         super().__init__(PROFILE, poll_seconds=0.2)
-        self.slurm = slurm
-
-    def run(self, jobs, on_poll):
-        events = (
-            once_at_step(jobs[0], 11, self.slurm.preempt),
-            once_at_step(jobs[6], 11, self.slurm.fail),
+        self.events = (
+            once_at_step(jobs[0], 11, slurm.preempt),
+            once_at_step(jobs[6], 11, slurm.fail),
         )
 
-        def poll() -> None:
-            on_poll()
-            for event in events:
-                event()
-
-        failures = super().run(jobs, poll)
-        assert all(event.done for event in events)
-        return failures
+    def ended(self):
+        for event in self.events:
+            event()
+        return super().ended()
 
 
 @pytest.mark.slow
@@ -69,7 +62,9 @@ def test_twelve_disturbed_runs_on_slurm_give_the_local_results(
     data = converted("aspirin", tmp_path / "aspirin")
     there, here = twelve(tmp_path / "slurm", data), twelve(tmp_path / "local", data)
     assert [job.name for job in there] == [job.name for job in here]
-    outcomes = make(there, Disturbed(slurm)), make(here, LocalLauncher(2))
+    disturbed = Disturbed(slurm, there)
+    outcomes = make(there, disturbed), make(here, LocalLauncher(2))
+    assert all(event.done for event in disturbed.events)
     Console(width=120).print(table(status_of_jobs(there)), table(status_of_jobs(here)))
     for jobs, outcome in zip((there, here), outcomes, strict=True):
         (failure,) = outcome.failures.values()

@@ -66,25 +66,21 @@ def number(job: Job) -> str:
     return found
 
 
-def launcher(profile: SlurmProfile = PROFILE, **options: object) -> SlurmLauncher:
-    return SlurmLauncher(profile, poll_seconds=0.2, **options)
-
-
-class Provoked:
+class Provoked(SlurmLauncher):
     """A launcher during whose work something happens."""
 
-    def __init__(self, inner: SlurmLauncher, *events) -> None:
-        self.inner, self.events = inner, events
+    def __init__(self, *events, profile: SlurmProfile = PROFILE) -> None:
+        super().__init__(profile, poll_seconds=0.2)
+        self.events = events
 
-    def run(self, jobs, on_poll):
-        def poll() -> None:
-            on_poll()
-            for event in self.events:
-                event()
+    def ended(self):
+        for event in self.events:
+            event()
+        return super().ended()
 
-        failures = self.inner.run(jobs, poll)
-        assert all(event.done for event in self.events)
-        return failures
+    def __exit__(self, kind, error, traceback) -> None:
+        super().__exit__(kind, error, traceback)
+        assert kind is not None or all(event.done for event in self.events)
 
 
 def test_a_preempted_run_goes_on_to_the_same_result(
@@ -92,7 +88,7 @@ def test_a_preempted_run_goes_on_to_the_same_result(
 ) -> None:
     jobs = one(tmp_path, data, 0)
     event = once_at_step(jobs[0], 5, slurm.preempt)
-    assert make(jobs, Provoked(launcher(), event)).is_complete
+    assert make(jobs, Provoked(event)).is_complete
     assert restarts(number(jobs[0])) == 1
     assert result(jobs[0]) == result(local[0])
 
@@ -105,7 +101,7 @@ def test_a_run_at_its_time_limit_goes_on_to_the_same_result(
     def warn() -> None:
         ask("scancel", "--signal=USR2", number(jobs[0]))
 
-    assert make(jobs, Provoked(launcher(), once_at_step(jobs[0], 5, warn))).is_complete
+    assert make(jobs, Provoked(once_at_step(jobs[0], 5, warn))).is_complete
     assert restarts(number(jobs[0])) == 1
     assert result(jobs[0]) == result(local[1])
 
@@ -121,7 +117,7 @@ def test_runs_survive_the_failure_of_their_node_and_a_requeue(
     fail = once_at_step(jobs[0], 15, slurm.fail)
     ended = once_at_step(jobs[0], 35, end)
     requeue = once_at_step(jobs[0], 70, lambda: ask("scontrol", "requeue", number(jobs[0])))
-    assert make(jobs, Provoked(launcher(), fail, ended, requeue)).is_complete
+    assert make(jobs, Provoked(fail, ended, requeue)).is_complete
     assert restarts(number(jobs[0])) == 3
     assert result(jobs[0]) == result(local[2])
 
@@ -134,7 +130,7 @@ def test_two_tasks_train_as_two_processes_do(slurm: Cluster, data: Path, tmp_pat
         ask("scancel", "--signal=USR2", number(jobs[0]))
 
     warned = once_at_step(jobs[0], 5, warn)
-    assert make(jobs, Provoked(launcher(profile), warned)).is_complete
+    assert make(jobs, Provoked(warned, profile=profile)).is_complete
     assert restarts(number(jobs[0])) == 1
     expected = run.train(jobs[0].config, tmp_path / "expected", processes=2)
     found = result(jobs[0])
@@ -150,7 +146,7 @@ def test_failures_and_cancelled_jobs_are_told_and_leave_the_others_alone(
     grid = {"config": methods("piwsl"), "seed": [2, 3], "model.cutoff": [5.0, 0]}
     good, bad, cancelled, bad_too = jobs = plan(tmp_path, data, grid, **LONG)
     stop = once_at_step(cancelled, 5, lambda: cancel_runs([cancelled.run_folder]))
-    outcome = make(jobs, Provoked(launcher(), stop))
+    outcome = make(jobs, Provoked(stop))
     reasons = {name: failure.reason for name, failure in outcome.failures.items()}
     assert reasons.keys() == {bad.run_folder, bad_too.run_folder, cancelled.run_folder}
     assert reasons[bad.run_folder] == "model.cutoff: found 0, expected a number above 0"
@@ -180,7 +176,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_takes_them_over(
     first = number(job)
     (status,) = status_of_jobs([job], states_of_runs([job.run_folder]))
     assert status.state == "running"
-    assert make([job], launcher()).is_complete
+    assert make([job], Provoked()).is_complete
     assert number(job) == first
     assert result(job) == result(local[0])
 
@@ -191,13 +187,13 @@ def test_what_slurm_cannot_do_is_told_in_one_line(
     jobs = one(tmp_path, data, 0)
     unknown = PROFILE.model_copy(update={"partition": "gpu"})
     with pytest.raises(UserError, match=r"^SLURM has no partition 'gpu': use one of normal, pre"):
-        make(jobs, launcher(unknown))
+        make(jobs, Provoked(profile=unknown))
     large = PROFILE.model_copy(update={"cpus_per_task": 64})
     with pytest.raises(UserError, match=r"asks for 64 cores .* partition 'preemptable' has 2"):
-        make(jobs, launcher(large))
+        make(jobs, Provoked(profile=large))
     refused = PROFILE.model_copy(update={"constraint": "a100"})
     with pytest.raises(UserError, match=r"^SLURM refuses the jobs: .*feature"):
-        make(jobs, launcher(refused))
+        make(jobs, Provoked(profile=refused))
     monkeypatch.setenv("PATH", os.path.dirname(os.__file__))  # noqa: PTH120
     with pytest.raises(UserError, match=r"^SLURM is not installed here: no 'sbatch' in PATH"):
-        make(jobs, launcher())
+        make(jobs, Provoked())

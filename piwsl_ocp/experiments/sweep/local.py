@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
+from types import TracebackType
 
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.processes import (
+    POLL_SECONDS,
+    STOP_SECONDS,
     Worker,
     available_cores,
-    interruptible,
     start,
     stop,
 )
@@ -27,33 +29,63 @@ class LocalLauncher:
         parallel: processes at a time; one for each core by default.
     """
 
+    poll_seconds = POLL_SECONDS
+
     def __init__(self, parallel: int | None = None) -> None:
-        self.parallel = parallel or available_cores()
+        self.slots = parallel or available_cores()
+        self._waiting: dict[str, Job] = {}
+        self._working: dict[str, Worker] = {}
+        self._stopping: dict[str, float] = {}
 
-    def run(self, jobs: Sequence[Job], on_poll: Callable[[], None]) -> Mapping[str, Failure]:
-        """Make all runs; the next one goes to the next free process.
+    def __enter__(self) -> LocalLauncher:
+        return self
 
-        Raises:
-            KeyboardInterrupt: after Ctrl-C, when every run has saved and stopped.
-        """
-        waiting, working = deque(jobs), {}
-        failures: dict[str, Failure] = {}
-        try:
-            with interruptible() as pause:
-                while waiting or working:
-                    while waiting and len(working) < self.parallel:
-                        job = waiting.popleft()
-                        working[job.run_folder] = start([job])
-                    pause()
-                    for folder in [f for f, w in working.items() if w.process.poll() is not None]:
-                        failure = _failure(folder, working[folder])
-                        stop([working.pop(folder)])
-                        if failure is not None:
-                            failures[folder] = failure
-                    on_poll()
-        finally:
-            stop(list(working.values()))
-        return failures
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let every run save and stop."""
+        self._waiting.clear()
+        self._stopping.clear()
+        working, self._working = list(self._working.values()), {}
+        stop(working)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Put runs at the end of the queue; the next one goes to the next free process."""
+        self._waiting |= {job.run_folder: job for job in jobs}
+        self._start()
+
+    def ended(self) -> dict[str, Failure | None]:
+        """Return the runs that ended since the last look, and start the next ones."""
+        now, found = time.monotonic(), {}
+        for folder, deadline in self._stopping.items():
+            if folder not in self._working:  # it was still in the queue
+                found[folder] = None
+            elif now > deadline:
+                self._working[folder].process.kill()
+        for folder in [f for f, w in self._working.items() if w.process.poll() is not None]:
+            worker = self._working.pop(folder)
+            found[folder] = None if folder in self._stopping else _failure(folder, worker)
+            stop([worker])
+        for folder in found:
+            self._stopping.pop(folder, None)
+        self._start()
+        return found
+
+    def stop(self, run_folder: str) -> None:
+        """Let one run save and stop, or take it out of the queue."""
+        if run_folder in self._working:
+            self._working[run_folder].process.stdin.close()
+        elif self._waiting.pop(run_folder, None) is None:
+            return
+        self._stopping.setdefault(run_folder, time.monotonic() + STOP_SECONDS)
+
+    def _start(self) -> None:
+        while self._waiting and len(self._working) < self.slots:
+            folder = next(iter(self._waiting))
+            self._working[folder] = start([self._waiting.pop(folder)])
 
 
 def _failure(folder: str, worker: Worker) -> Failure | None:

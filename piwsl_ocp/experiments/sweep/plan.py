@@ -8,14 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from piwsl_ocp.datasets import DatasetInfo
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job, fingerprint
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.method import method_of
+from piwsl_ocp.experiments.settings_file import read_settings
 from piwsl_ocp.ocp.config import TOP_LEVEL, load_config
 from piwsl_ocp.ocp.options import nearest
 
@@ -128,33 +128,12 @@ def _readable(settings: Mapping[str, Any], data: Path) -> str:
 
 
 def _read(path: Path) -> Experiment:
+    experiment = read_settings(path, "experiment", Experiment)
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"experiment '{path}' cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"experiment '{path}' is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"experiment '{path}': expected name, grid, set and measurements")
-    try:
-        experiment = Experiment.model_validate(content)
         _check(experiment)
-    except ValidationError as error:
-        raise UserError(f"experiment '{path}': {_first_problem(error)}") from None
     except UserError as error:
         raise UserError(f"experiment '{path}': {error}") from None
     return experiment
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key{nearest(key, Experiment.model_fields)}"
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    return f"{key}: found {problem['input']!r}, {problem['msg'].lower()}"
 
 
 def _check(experiment: Experiment) -> None:

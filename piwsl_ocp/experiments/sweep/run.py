@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from rich.progress import Progress
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.processes import interruptible
 from piwsl_ocp.experiments.progress import progress_bar
 from piwsl_ocp.experiments.run_record import Failure, RunRecord
 from piwsl_ocp.experiments.sweep.status import steps_done, steps_of
@@ -22,16 +24,63 @@ from piwsl_ocp.experiments.sweep.status import steps_done, steps_of
 LOOK_SECONDS = 3.0
 
 
-class Launcher(Protocol):
-    """Makes runs somewhere."""
+class Launcher(AbstractContextManager, Protocol):
+    """Makes runs somewhere, while it is entered as a context.
 
-    def run(self, jobs: Sequence[Job], on_poll: Callable[[], None]) -> Mapping[str, Failure]:
-        """Make all runs, go on after a failure, and return the failures by run folder.
+    At the end of the context no run is left under way, or what is left goes on without this
+    process, or was cancelled: as fits the place, and what the user wants after Ctrl-C.
+
+    Attributes:
+        slots: runs at a time.
+        poll_seconds: to wait between two looks.
+    """
+
+    slots: int
+    poll_seconds: float
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Begin or go on with runs, in this order as slots become free.
 
         Raises:
-            KeyboardInterrupt: when the runs are saved, or left to go on without this process.
+            UserError: if the runs are refused.
         """
         ...
+
+    def ended(self) -> Mapping[str, Failure | None]:
+        """Return the runs that ended since the last look: by folder, why, None if all is well."""
+        ...
+
+    def stop(self, run_folder: str) -> None:
+        """Let one run save and stop; its end comes later, and is no failure."""
+        ...
+
+
+def make_runs(
+    launcher: Launcher, feed: Callable[[Mapping[str, Failure | None]], Sequence[Job]]
+) -> None:
+    """Make runs until none is under way.
+
+    Args:
+        launcher: where to make them.
+        feed: is given the runs that ended, none at first, and returns the runs to begin now. It is
+            called again after each look.
+
+    Raises:
+        UserError: if the launcher refuses runs.
+        KeyboardInterrupt: after Ctrl-C, when the launcher has let go of the runs.
+    """
+    under_way: set[str] = set()
+    ended: Mapping[str, Failure | None] = {}
+    with launcher, interruptible(launcher.poll_seconds) as pause:
+        while True:
+            if jobs := feed(ended):
+                launcher.submit(jobs)
+                under_way |= {job.run_folder for job in jobs}
+            if not under_way:
+                return
+            pause()
+            ended = launcher.ended()
+            under_way -= ended.keys()
 
 
 @dataclass(frozen=True)
@@ -89,7 +138,14 @@ def run(
             RunRecord(job.run_folder).forget_failure()
         with progress_bar(console) as bar:
             steps = _Steps(bar, jobs, console)
-            failures = {**failures, **launcher.run(left, steps.update)}
+            batches = iter([left])
+
+            def feed(ended: Mapping[str, Failure | None]) -> list[Job]:
+                failures.update({folder: why for folder, why in ended.items() if why})
+                steps.update()
+                return next(batches, [])
+
+            make_runs(launcher, feed)
             steps.look()
     return Outcome(tuple(jobs), failures)
 

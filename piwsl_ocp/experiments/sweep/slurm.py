@@ -7,10 +7,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -50,30 +52,65 @@ class SlurmLauncher:
         poll_seconds: float = 5.0,
     ) -> None:
         self.profile = profile
+        self.slots = profile.array_parallelism
+        self.poll_seconds = poll_seconds
         self._cancel_on_interrupt = cancel_on_interrupt
-        self._poll_seconds = poll_seconds
+        self._watched: dict[str, _Watched] = {}
 
-    def run(self, jobs: Sequence[Job], on_poll: Callable[[], None]) -> Mapping[str, Failure]:
-        """Submit what is not in the queue yet, wait for all of it, and return the failures.
+    def __enter__(self) -> SlurmLauncher:
+        slurm_queue.require_slurm()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the jobs, which go on without this process; after Ctrl-C, perhaps cancel them."""
+        with suppress(slurm_queue.SlurmSilent):
+            self._cancel_stopped()
+        watched, self._watched = self._watched, {}
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self._cancel_on_interrupt():
+            slurm_queue.cancel([run.number for run in watched.values()])
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Submit as one array what is not in the queue yet.
 
         Raises:
-            UserError: if SLURM is missing or refuses the jobs.
-            KeyboardInterrupt: after Ctrl-C; the jobs go on or are cancelled.
+            UserError: if SLURM refuses the jobs or does not answer.
         """
-        slurm_queue.require_slurm()
         numbers = self._active(jobs)
-        try:
-            numbers |= self._submit([job for job in jobs if job.run_folder not in numbers])
-            ends = self._wait(jobs, numbers, on_poll)
-        except KeyboardInterrupt:
-            if self._cancel_on_interrupt():
-                slurm_queue.cancel(list(numbers.values()))
-            raise
-        return {
-            job.run_folder: _failure(job, numbers[job.run_folder], ends.get(job.run_folder))
-            for job in jobs
-            if not job.is_done
-        }
+        numbers |= self._submit([job for job in jobs if job.run_folder not in numbers])
+        for job in jobs:
+            self._watched[job.run_folder] = _Watched(job, numbers[job.run_folder])
+
+    def ended(self) -> dict[str, Failure | None]:
+        """Return the runs that ended since the last look; none where SLURM does not answer."""
+        with suppress(slurm_queue.SlurmSilent):
+            self._cancel_stopped()
+            known = slurm_queue.states(
+                run.number for run in self._watched.values() if not run.job.is_done
+            )
+            for run in self._watched.values():
+                run.look(known.get(run.number))
+        found = {f: run.failure for f, run in self._watched.items() if run.has_ended}
+        for folder in found:
+            del self._watched[folder]
+        return found
+
+    def stop(self, run_folder: str) -> None:
+        """Cancel the job of one run, which saves; if SLURM is silent, at one of the next looks."""
+        if run_folder in self._watched:
+            self._watched[run_folder].to_be_stopped = True
+            with suppress(slurm_queue.SlurmSilent):
+                self._cancel_stopped()
+
+    def _cancel_stopped(self) -> None:
+        runs = [r for r in self._watched.values() if r.to_be_stopped and not r.is_cancelled]
+        slurm_queue.cancel([run.number for run in runs])
+        for run in runs:
+            run.is_cancelled = True
 
     def _active(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Return the number of the SLURM job of each run that has one, by run folder."""
@@ -122,30 +159,46 @@ class SlurmLauncher:
         )
         return executor
 
-    def _wait(
-        self, jobs: Sequence[Job], numbers: Mapping[str, str], on_poll: Callable[[], None]
-    ) -> dict[str, JobState]:
-        """Wait until every run has ended; return how, by run folder, where SLURM knows it."""
-        looks = dict.fromkeys(numbers, 0)
-        ends: dict[str, JobState] = {}
-        while waiting := [
-            job for job in jobs if looks[job.run_folder] < _LOOKS and not job.is_done
-        ]:
-            time.sleep(self._poll_seconds)
-            on_poll()
-            try:
-                known = slurm_queue.states(numbers[job.run_folder] for job in waiting)
-            except slurm_queue.SlurmSilent:
-                continue
-            for job in waiting:
-                state = known.get(numbers[job.run_folder])
-                if state is not None and state.is_active:
-                    looks[job.run_folder] = 0
-                    continue
-                looks[job.run_folder] += 1
-                if state is not None:
-                    ends[job.run_folder] = state
-        return ends
+
+@dataclass
+class _Watched:
+    """A run whose job this process waits for.
+
+    Attributes:
+        job: the run.
+        number: of its SLURM job.
+        looks: how often in succession its job looked ended.
+        end: how it ended, where SLURM knows it.
+        to_be_stopped: whether its job is to be cancelled.
+        is_cancelled: whether SLURM was told so.
+    """
+
+    job: Job
+    number: str
+    looks: int = 0
+    end: JobState | None = None
+    to_be_stopped: bool = False
+    is_cancelled: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run is finished, or its job will not run again."""
+        return self.looks >= _LOOKS or self.job.is_done
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why an ended run is not finished; None if it is, or was stopped."""
+        if self.to_be_stopped or self.job.is_done:
+            return None
+        return _failure(self.job, self.number, self.end)
+
+    def look(self, state: JobState | None) -> None:
+        """Take note of what SLURM says of the job."""
+        if state is not None and state.is_active:
+            self.looks = 0
+            return
+        self.looks += 1
+        self.end = state or self.end
 
 
 def cancel_runs(folders: Sequence[Path | str]) -> int:
