@@ -33,15 +33,15 @@ def read_settings(
         UserError: if the file cannot be read, or a key or value is wrong.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{what} '{path}' cannot be read: {reason}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{what} '{path}' is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        *first, last = kind.model_fields
-        raise UserError(f"{what} '{path}': expected {', '.join(first)} and {last}")
+        keys = ", ".join([*kind.model_fields][:3])
+        raise UserError(f"{what} '{path}': expected a mapping with keys such as {keys}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:

@@ -126,8 +126,8 @@ def test_the_profiles_of_the_project_are_valid(name: str) -> None:
         ("partion: gpu", "partion: unknown key, did you mean 'partition'?"),
         ("time_minutes: 24h", "time_minutes: found '24h', input should be a valid integer"),
         ("cpus_per_task: 0", "cpus_per_task: found 0, input should be greater than or equal to 1"),
-        ("- gpu", "expected keys such as 'partition: gpu'"),
-        ("a: [", "cannot be read"),
+        ("- gpu", "expected a mapping with keys such as partition, account, constraint"),
+        ("a: [", "is no YAML"),
     ],
 )
 def test_a_mistake_in_a_profile_is_told_in_one_line(

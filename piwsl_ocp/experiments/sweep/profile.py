@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.settings_file import read_settings
 from piwsl_ocp.ocp.config import configs_folder
 from piwsl_ocp.ocp.options import nearest
 
@@ -55,18 +55,7 @@ class SlurmProfile(BaseModel):
         Raises:
             UserError: if there is no such file, or a key or value is wrong.
         """
-        file = _find(Path(path))
-        try:
-            content = yaml.safe_load(file.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"SLURM profile '{file}' cannot be read: {reason}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"SLURM profile '{file}': expected keys such as 'partition: gpu'")
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise UserError(f"SLURM profile '{file}': {_first_problem(error)}") from None
+        return read_settings(_find(Path(path)), "SLURM profile", cls)
 
     @property
     def tasks(self) -> int:
@@ -99,11 +88,3 @@ def _find(path: Path) -> Path:
             return candidate
     known = [file.stem for file in sorted(folder.glob("*.yml"))]
     raise UserError(f"no SLURM profile at '{path}'{nearest(path.stem, known)}")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key{nearest(key, SlurmProfile.model_fields)}"
-    return f"{key}: found {problem['input']!r}, {problem['msg'].lower()}"
