@@ -22,7 +22,7 @@ def train(
     ],
     run_folder: Annotated[
         Path | None,
-        typer.Option(help="Folder of this run. [default: runs/<data set>-<configuration>-s<seed>]"),
+        typer.Option(help="Folder of this run. Default: runs/<data set>-<configuration>-s<seed>."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and displacements.")] = 0,
     set_: Annotated[
@@ -91,7 +91,7 @@ def _run(folder: Path, training) -> None:
 def validate(
     run: Annotated[Path, typer.Argument(help="Run folder, or a checkpoint file.")],
     data: Annotated[
-        Path | None, typer.Option(help="Converted data set. [default: that of the training]")
+        Path | None, typer.Option(help="Converted data set. Default: that of the training.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Device = "cpu",
