@@ -20,7 +20,7 @@ def demo(
     ] = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 2,
     parallel: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side. [default: one for each core]")
+        int | None, typer.Option(min=1, help="Runs side by side. Default: one for each core.")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Train again what is in the folder.")

@@ -16,7 +16,7 @@ console = Console(highlight=False, soft_wrap=True)
 def models(
     out: Annotated[Path, typer.Option(help="Folder of models.md and models.svg.")],
     only: Annotated[
-        str | None, typer.Option(help="File names in configs/models, by comma. [default: all]")
+        str | None, typer.Option(help="File names in configs/models, by comma. Default: all.")
     ] = None,
     trained: Annotated[
         list[Path] | None, typer.Option(help="Run folder of a trained model. Repeatable.")
