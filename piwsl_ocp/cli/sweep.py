@@ -1,4 +1,4 @@
-"""The commands `piwsl sweep run`, `status` and `cancel`."""
+"""The commands `piwsl sweep run`, `status`, `table` and `cancel`."""
 
 from __future__ import annotations
 
@@ -108,6 +108,25 @@ def status(
             time.sleep(interval)
             statuses = look()
             live.update(table(statuses), refresh=True)
+
+
+@app.command()
+def table(
+    experiment: Experiment,
+    runs: Runs = Path("runs"),
+    out: Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
+) -> None:
+    """Show the results: a row for each point of the grid, mean and spread over the seeds."""
+    from piwsl_ocp.atomic_file import write_atomically
+    from piwsl_ocp.experiments.sweep.table import csv_text, read_points, terminal_table
+
+    if out is not None and out.exists() and not overwrite:
+        raise UserError(f"'{out}' exists: give another name or --overwrite")
+    points = read_points(experiment, runs)
+    console.print(terminal_table(points))
+    if out is not None:
+        write_atomically(out, lambda file: file.write(csv_text(points).encode()))
 
 
 @app.command()

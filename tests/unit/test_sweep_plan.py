@@ -15,7 +15,7 @@ from piwsl_ocp.experiments.sweep.plan import make_job, read_experiment, without_
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.slurm_queue import JobState, parse
 from piwsl_ocp.experiments.sweep.status import status_of_folder, steps_done
-from piwsl_ocp.ocp.config import configs_folder
+from piwsl_ocp.ocp.config import check_config, configs_folder
 from tests.run_folders import make_run
 
 SUPERVISED = "experiments/embedded_aspirin/painn_supervised.yml"
@@ -53,6 +53,20 @@ def test_every_combination_is_one_run(data: Path, tmp_path: Path) -> None:
     assert {job.dataset_folder for job in jobs} == {str(data)}
     assert all(job.measurements == ("errors", "bond_scan") for job in jobs)
     assert all(Path(job.run_folder).parent == tmp_path / "runs" for job in jobs)
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (configs_folder() / "sweeps").glob("*")))
+def test_the_experiments_of_the_project_can_be_trained(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load((configs_folder() / "sweeps" / name).read_text())
+    content["set"] |= settings(data)
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    jobs = read_experiment(path, tmp_path / "runs")
+    assert len(jobs) == math.prod(len(values) for values in content["grid"].values())
+    for job in jobs:
+        check_config(job.config)
 
 
 def test_equal_runs_share_a_folder_wherever_they_are_planned(data: Path, tmp_path: Path) -> None:

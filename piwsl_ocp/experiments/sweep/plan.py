@@ -54,13 +54,27 @@ def read_experiment(path: Path | str, root: Path | str) -> list[Job]:
     Raises:
         UserError: for a mistake in the file, or a data set that is missing.
     """
+    return without_repetition(job for _, job in read_grid(path, root))
+
+
+def read_grid(path: Path | str, root: Path | str) -> list[tuple[dict[str, Any], Job]]:
+    """Read the file of an experiment and return each point of its grid, and the run for it.
+
+    Args:
+        path: as `read_experiment`.
+        root: as `read_experiment`.
+
+    Raises:
+        UserError: as `read_experiment`.
+    """
     path = Path(path)
     experiment = _read(path)
+    measurements = tuple(experiment.measurements)
     try:
-        return without_repetition(
-            _job(settings, root, tuple(experiment.measurements))
-            for settings in _combinations(experiment)
-        )
+        return [
+            (point, _job({**experiment.set, **point}, root, measurements))
+            for point in _points(experiment)
+        ]
     except UserError as error:
         raise UserError(f"experiment '{path}': {error}") from None
 
@@ -154,9 +168,9 @@ def _check(experiment: Experiment) -> None:
             raise UserError(f"measurements: unknown '{name}'{nearest(name, MEASUREMENTS)}")
 
 
-def _combinations(experiment: Experiment) -> Iterable[dict[str, Any]]:
+def _points(experiment: Experiment) -> Iterable[dict[str, Any]]:
     for values in product(*experiment.grid.values()):
-        yield {**experiment.set, **dict(zip(experiment.grid, values, strict=True))}
+        yield dict(zip(experiment.grid, values, strict=True))
 
 
 def _job(settings: Mapping[str, Any], root: Path | str, measurements: tuple[str, ...]) -> Job:

@@ -1,0 +1,128 @@
+"""The results of a sweep: a row for each point of its grid, mean and spread over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.compare import QUANTITIES, Run, Statistic
+from piwsl_ocp.experiments.run_folder import RunFolder
+from piwsl_ocp.experiments.sweep.plan import read_grid
+from piwsl_ocp.experiments.tables import format_statistic, title_of, unit_of
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the grid.
+
+    Attributes:
+        settings: those that vary in the grid, but for the seed, as text.
+        runs: the finished ones, ordered by seed.
+        planned: how many there are to be.
+    """
+
+    settings: Mapping[str, str]
+    runs: tuple[Run, ...]
+    planned: int
+
+    @property
+    def unit(self) -> str:
+        """Energy unit of the errors; empty without a finished run."""
+        return self.runs[0].result["unit"] if self.runs else ""
+
+    def statistic(self, quantity: str) -> Statistic | None:
+        """Return mean and standard deviation of a quantity, None without a finished run."""
+        return Statistic.of([run.values[quantity] for run in self.runs]) if self.runs else None
+
+
+def read_points(path: Path | str, root: Path | str) -> list[Point]:
+    """Return the points of an experiment's grid with the results there are.
+
+    Args:
+        path: file of the experiment.
+        root: folder of the run folders.
+
+    Raises:
+        UserError: for a mistake in the file, or where no run is finished.
+    """
+    grid = read_grid(path, root)
+    varying = _varying([settings for settings, _ in grid])
+    jobs: dict[tuple[str, ...], dict[str, Any]] = {}
+    for settings, job in grid:
+        names = tuple(_as_text(name, settings[name]) for name in varying)
+        jobs.setdefault(names, {})[job.run_folder] = job
+    points = []
+    for names, planned in jobs.items():
+        runs = [Run(RunFolder(Path(f))) for f, job in planned.items() if job.is_done]
+        runs = sorted((r for r in runs if r.folder.has_result()), key=lambda r: r.folder.seed)
+        points.append(Point(dict(zip(varying, names, strict=True)), tuple(runs), len(planned)))
+    if not any(point.runs for point in points):
+        raise UserError(
+            f"experiment '{path}': no run with errors is finished in '{root}': "
+            f"make them with `piwsl sweep run {path} --runs {root}`"
+        )
+    units = sorted({point.unit for point in points if point.runs})
+    if len(units) > 1:
+        raise UserError(f"experiment '{path}': runs in different units: {', '.join(units)}")
+    return points
+
+
+def terminal_table(points: Sequence[Point]) -> Table:
+    """Return the results for the terminal."""
+    unit = next(point.unit for point in points if point.runs)
+    table = Table(
+        caption="Mean ± sample standard deviation over seeds; checkpoint with the best "
+        "validation metric, test split. Forces per Cartesian component.",
+        caption_justify="left",
+    )
+    for name in points[0].settings:
+        table.add_column(name, overflow="fold")
+    table.add_column("runs", justify="right")
+    for quantity in QUANTITIES:
+        title = title_of(quantity).replace(" ", "\n", 1)
+        table.add_column(f"{title}\n[dim]{unit_of(quantity, unit)}[/]", justify="right")
+    for point in points:
+        found = [(quantity, point.statistic(quantity)) for quantity in QUANTITIES]
+        cells = ["" if value is None else format_statistic(name, value) for name, value in found]
+        runs = f"{len(point.runs)} of {point.planned}"
+        table.add_row(*point.settings.values(), runs, *cells, end_section=True)
+    return table
+
+
+def csv_text(points: Sequence[Point]) -> str:
+    """Return one line for each point: settings, seeds, means and standard deviations."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    statistics = [f"{name}_{part}" for name in QUANTITIES for part in ("mean", "std")]
+    writer.writerow([*points[0].settings, "seeds", "planned", "unit", *statistics])
+    for point in points:
+        seeds = " ".join(str(run.folder.seed) for run in point.runs)
+        found = [point.statistic(name) for name in QUANTITIES]
+        values = [part for one in found for part in ((one.mean, one.std) if one else ("", ""))]
+        writer.writerow([*point.settings.values(), seeds, point.planned, point.unit, *values])
+    return buffer.getvalue()
+
+
+def _varying(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the settings that differ between points, but for the seed."""
+    return [
+        name
+        for name in points[0]
+        if name != "seed" and any(point[name] != points[0][name] for point in points)
+    ]
+
+
+def _as_text(name: str, value: Any) -> str:
+    if name == "config":
+        return Path(value).stem
+    if isinstance(value, dict | list):
+        return yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+    return str(value)

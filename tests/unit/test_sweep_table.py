@@ -1,0 +1,71 @@
+"""The results of a sweep as a table: points of the grid, seeds, what is missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from piwsl_ocp.datasets import ConversionOptions, convert
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.sweep.plan import read_experiment
+from piwsl_ocp.experiments.sweep.table import csv_text, read_points, terminal_table
+from tests.run_folders import make_run
+
+CONFIG = "experiments/embedded_aspirin/painn_supervised.yml"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "aspirin"
+    convert("embedded", ["aspirin"], folder, ConversionOptions(train=4, validation=2, test=2))
+    return folder
+
+
+@pytest.fixture
+def sweep(data: Path, tmp_path: Path) -> Path:
+    """Return an experiment of two points with two seeds each, one run of the second missing."""
+    path = tmp_path / "experiment.yml"
+    content = {
+        "name": "rates",
+        "grid": {"config": [CONFIG], "optim.lr_initial": [0.001, 0.002], "seed": [0, 1]},
+        "set": {f"dataset.{s}.src": f"{data}/{s}/data.lmdb" for s in ("train", "val", "test")},
+    }
+    path.write_text(yaml.safe_dump(content))
+    jobs = read_experiment(path, tmp_path / "runs")
+    for job, scale in zip(jobs[:3], (1.0, 1.5, 2.0), strict=True):
+        make_run(Path(job.run_folder), "supervised", job.config["seed"], scale=scale)
+    return path
+
+
+def test_a_row_is_a_point_of_the_grid_with_the_mean_over_its_seeds(sweep: Path) -> None:
+    first, second = read_points(sweep, sweep.parent / "runs")
+    assert first.settings == {"optim.lr_initial": "0.001"}
+    assert (len(first.runs), first.planned) == (2, 2)
+    error = first.statistic("energy_rmse")
+    assert (error.mean, error.std) == (pytest.approx(5.0), pytest.approx(math.sqrt(2)))
+    assert (len(second.runs), second.planned) == (1, 2)
+    assert second.statistic("energy_rmse").mean == pytest.approx(8.0)
+
+
+def test_the_terminal_and_the_csv_have_all_points(sweep: Path) -> None:
+    points = read_points(sweep, sweep.parent / "runs")
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(terminal_table(points))
+    text = console.export_text()
+    assert "optim.lr_initial" in text and "config" not in text
+    assert "1 of 2" in text and "5.00 ± 1.41" in text
+    rows = list(csv.DictReader(io.StringIO(csv_text(points))))
+    assert [row["seeds"] for row in rows] == ["0 1", "0"]
+    assert float(rows[0]["energy_rmse_mean"]) == pytest.approx(5.0)
+    assert rows[1]["planned"] == "2"
+
+
+def test_a_sweep_without_results_says_how_to_get_them(sweep: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run with errors is finished .*: make them with"):
+        read_points(sweep, tmp_path / "elsewhere")
