@@ -30,7 +30,7 @@ PARAMETERS = {
 
 @pytest.fixture(autouse=True)
 def give_memory_back() -> Iterator[None]:
-    """Free each model before the next: a trainer refers to itself, and glibc keeps what is freed."""
+    """Free each model: a trainer refers to itself, and glibc keeps what is freed."""
     yield
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
