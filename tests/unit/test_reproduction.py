@@ -23,12 +23,13 @@ from piwsl_ocp.experiments.reproduction.reproduce import Folders
 from piwsl_ocp.experiments.reproduction.results import Provenance, RunResult
 from piwsl_ocp.experiments.reproduction.scales import find_scale
 from piwsl_ocp.experiments.reproduction.trainings import RunName, Training, training
-from piwsl_ocp.experiments.reproduction.write import write_report
+from piwsl_ocp.experiments.reproduction.write import write_report, write_summary
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.ocp.config import load_config
 from tests.run_folders import make_run
 
 CPU, PAPER = find_scale("cpu"), find_scale("paper")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def trained(table: str, row: str, column: str, scale: str = "cpu") -> Training:
@@ -295,22 +296,39 @@ def test_the_markdown_names_numbers_reasons_and_provenance(kept: Path) -> None:
 def test_the_summary_has_the_gains_the_signs_and_the_spread_of_each_method(kept: Path) -> None:
     table = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
     rows = summary.texts([table])
-    assert [row[0] for row in rows] == ["4: PITC, PISC and both (ANI-1x, N = 1000)", "", "", ""]
+    assert [row[0] for row in rows] == ["4: PITC, PISC and both (ANI-1x, N = 1000)", "", ""]
     assert rows[2][1:] == (
         *("piwsl", "1 of 2", "-57 % / -12 %", "-40 % / -40 %"),
         *("1 of 1 / 1 of 1", "1 of 1 / 1 of 1"),
     )
     assert rows[1][1:3] == ("pisc", "1 of 2")
     assert rows[1][4:] == ("±0 % / ±0 %", "0 of 1 / 0 of 1", "0 of 1 / 0 of 1")
-    assert rows[3][1:] == ("trapezoid (ours)", "0 of 2", "not run", "not run", "–", "–")
-    assert "|  | piwsl | 1 of 2 | -57 % / -12 % |" in summary.markdown([table])
+    text = summary.markdown([table])
+    assert "|  | piwsl | 1 of 2 | -57 % / -12 % |" in text
+    assert text.endswith("Not run yet: 4 (trapezoid (ours)).\n")
+
+
+def test_the_readme_has_the_summary_of_the_kept_results(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    text = (ROOT / "README.md").read_text()
+    readme.write_text(text)
+    write_summary(readme, "cpu", ROOT / "results")
+    assert readme.read_text() == text, "run scripts/write_readme_summary.py"
+
+
+def test_a_readme_without_marks_is_left_alone(kept: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# Something else\n")
+    with pytest.raises(UserError, match="the README lacks the lines '<!-- summary -->'"):
+        write_summary(readme, "cpu", kept)
+    assert readme.read_text() == "# Something else\n"
 
 
 def test_a_spread_that_is_not_known_is_not_counted(tmp_path: Path) -> None:
     for column, scale in {"supervised": 1.0, "piwsl": 0.6}.items():
         results.write(made_result(trained("table_4", "painn", column), 0, scale), tmp_path)
     table = fill(published.load("table_4"), CPU, results.read_all(tmp_path, "cpu"))
-    piwsl = summary.texts([table])[2]
+    (piwsl,) = summary.texts([table])
     assert piwsl[4:] == ("-40 % / -40 %", "1 of 1 / 1 of 1", "– / –")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.reproduction.comparison import (
     Comparison,
     FilledCell,
@@ -27,6 +28,9 @@ EXPLANATION = (
     "rows in which our change is larger than the standard deviation of the difference of two "
     "runs. Table A6 compares no methods."
 )
+
+#: Lines of the README between which the summary stands.
+BEGIN, END = "<!-- summary -->\n", "<!-- end of summary -->\n"
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,8 @@ class Line:
             [_count(_same_sign(c) for c in one) for one in found],
             [_count(_is_clear(c) for c in one) for one in found],
         )
-        texts = columns if self.compared else [["not run"], ["not run"], ["–"], ["–"]]
         rows = f"{self.compared} of {self.rows}"
-        return (self.table, self.method, rows, *(" / ".join(column) for column in texts))
+        return (self.table, self.method, rows, *(" / ".join(column) for column in columns))
 
 
 def summarise(tables: Sequence[FilledTable]) -> list[Line]:
@@ -70,26 +73,51 @@ def summarise(tables: Sequence[FilledTable]) -> list[Line]:
 
 
 def texts(tables: Sequence[FilledTable]) -> list[tuple[str, ...]]:
-    """Return the entries of all lines; the name of a table stands in its first line alone."""
+    """Return the entries of methods with a result; a table is named in its first line alone."""
     rows: list[tuple[str, ...]] = []
     before = ""
     for line in summarise(tables):
-        table, *rest = line.texts()
-        rows.append(("" if table == before else table, *rest))
-        before = table
+        if line.compared:
+            table, *rest = line.texts()
+            rows.append(("" if table == before else table, *rest))
+            before = table
     return rows
 
 
+def without_result(tables: Sequence[FilledTable]) -> str:
+    """Return the methods that were not run yet, by table, as one line; empty if all were."""
+    missing: dict[str, list[str]] = {}
+    for line in summarise(tables):
+        if not line.compared:
+            missing.setdefault(line.table.split(":")[0], []).append(line.method)
+    named = [f"{table} ({', '.join(methods)})" for table, methods in missing.items()]
+    return f"Not run yet: {'; '.join(named)}." if named else ""
+
+
 def markdown(tables: Sequence[FilledTable]) -> str:
-    """Return the summary in Markdown."""
+    """Return the summary in Markdown, without a heading."""
     rows = [HEADINGS, ["---"] * len(HEADINGS), *texts(tables)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(["## Summary", "", EXPLANATION, "", *lines, ""])
+    return "\n".join([EXPLANATION, "", *lines, "", without_result(tables)]).strip() + "\n"
+
+
+def in_readme(readme: str, tables: Sequence[FilledTable]) -> str:
+    """Return the text of a README with the summary between its marks renewed.
+
+    Raises:
+        UserError: if it has no marks.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise UserError(f"the README lacks the lines '{BEGIN.strip()}' and '{END.strip()}'")
+    return f"{before}{begin}{markdown(tables)}{end}{after}"
 
 
 def terminal_table(tables: Sequence[FilledTable]) -> Table:
     """Return the summary for the terminal."""
-    table = Table(title="Summary", caption=EXPLANATION, caption_justify="left")
+    caption = f"{EXPLANATION} {without_result(tables)}"
+    table = Table(title="Summary", caption=caption, caption_justify="left")
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number > 1 else "left")
     for row in texts(tables):
@@ -99,7 +127,12 @@ def terminal_table(tables: Sequence[FilledTable]) -> Table:
 
 def for_page(tables: Sequence[FilledTable]) -> dict[str, Any]:
     """Return the summary for the template of the page."""
-    return {"explanation": EXPLANATION, "headings": HEADINGS, "rows": texts(tables)}
+    return {
+        "explanation": EXPLANATION,
+        "headings": HEADINGS,
+        "rows": texts(tables),
+        "without_result": without_result(tables),
+    }
 
 
 def _lines(filled: FilledTable) -> Iterator[Line]:

@@ -71,9 +71,24 @@ def write_report(scale_name: str, folders: Folders, out: Path) -> Report:
     return Report(tuple(filled), (*notes, *(f"written: {out / name}" for name in pages)))
 
 
+def write_summary(readme: Path, scale_name: str, results: Path) -> None:
+    """Renew the summary in a README from kept results.
+
+    Raises:
+        UserError: if the README has no marks for it.
+    """
+    scale = find_scale(scale_name)
+    found = read_all(results, scale.name)
+    text = summary.in_readme(
+        readme.read_text(), [fill(table, scale, found) for table in select("all")]
+    )
+    write_atomically(readme, lambda file: file.write(text.encode()))
+
+
 def _markdown(filled: list[FilledTable], title: str, command: str) -> str:
     """Return the tables that have results; the others are named at the end."""
-    lines = [f"# {title}", "", f"Made by `{command}`. {FOOTNOTE}", "", summary.markdown(filled)]
+    lines = [f"# {title}", "", f"Made by `{command}`. {FOOTNOTE}", "", "## Summary", ""]
+    lines += [summary.markdown(filled)]
     lines += [markdown(table) for table in filled if table.has_results]
     empty = [table.table.heading for table in filled if not table.has_results]
     if empty:
