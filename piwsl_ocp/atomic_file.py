@@ -10,6 +10,12 @@ from typing import BinaryIO
 from piwsl_ocp.errors import UserError
 
 
+def require_absent(path: Path) -> None:
+    """Raise a UserError if there is a file that would be replaced."""
+    if path.exists():
+        raise UserError(f"'{path}' exists: give another name or --overwrite")
+
+
 @contextmanager
 def complete_or_absent(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it when the block ends well.

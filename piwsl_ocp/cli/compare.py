@@ -10,8 +10,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from piwsl_ocp.errors import UserError
-
 console = Console(highlight=False)
 
 
@@ -27,15 +25,15 @@ def compare(
 
     A run that was not evaluated on the split yet is evaluated first.
     """
-    from piwsl_ocp.atomic_file import write_atomically
+    from piwsl_ocp.atomic_file import require_absent, write_atomically
     from piwsl_ocp.experiments import tables
     from piwsl_ocp.experiments.aspirin import bond_figure
     from piwsl_ocp.experiments.compare import compare_evaluated
     from piwsl_ocp.experiments.report import write_report
 
     for path in (out, csv, markdown):
-        if path is not None and path.exists() and not overwrite:
-            raise UserError(f"'{path}' exists: give another name or --overwrite")
+        if path is not None and not overwrite:
+            require_absent(path)
     comparison = compare_evaluated(runs, split)
     console.print(tables.terminal_table(comparison))
     for note in comparison.notes:

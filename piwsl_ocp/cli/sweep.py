@@ -118,11 +118,11 @@ def table(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file.")] = False,
 ) -> None:
     """Show the results: a row for each point of the grid, mean and spread over the seeds."""
-    from piwsl_ocp.atomic_file import write_atomically
+    from piwsl_ocp.atomic_file import require_absent, write_atomically
     from piwsl_ocp.experiments.sweep.table import csv_text, read_points, terminal_table
 
-    if out is not None and out.exists() and not overwrite:
-        raise UserError(f"'{out}' exists: give another name or --overwrite")
+    if out is not None and not overwrite:
+        require_absent(out)
     points = read_points(experiment, runs)
     console.print(terminal_table(points))
     if out is not None:

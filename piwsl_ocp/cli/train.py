@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from piwsl_ocp.errors import UserError
-
 console = Console(highlight=False, soft_wrap=True)
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a training.")]
@@ -113,10 +111,11 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Predict total energies (eV) and forces (eV/Angstrom) of structures and write extxyz."""
+    from piwsl_ocp.atomic_file import require_absent
     from piwsl_ocp.calculator import predict_file
 
-    if out.exists() and not overwrite:
-        raise UserError(f"'{out}' exists: give another name or --overwrite")
+    if not overwrite:
+        require_absent(out)
     count = predict_file(run, structures, out, device=device)
     console.print(f"{count} structures predicted: {out}")
 

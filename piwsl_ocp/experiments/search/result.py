@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from piwsl_ocp.atomic_file import write_atomically
-from piwsl_ocp.errors import UserError
+from piwsl_ocp.atomic_file import require_absent, write_atomically
 from piwsl_ocp.experiments.search.plan import SearchPlan
 from piwsl_ocp.experiments.search.study import best_of, trials_of
 
@@ -49,14 +49,10 @@ def write_result(plan: SearchPlan, study: optuna.Study, *paths: Path) -> None:
 
 def require_own_or_new(plan: SearchPlan, path: Path) -> None:
     """Raise a UserError if a file is there that this search did not write."""
-    if not path.exists():
-        return
-    try:
+    with suppress(OSError, UnicodeDecodeError):
         if path.read_text().startswith(_first_line(plan)):
             return
-    except (OSError, UnicodeDecodeError):
-        pass
-    raise UserError(f"'{path}' exists: give another name or --overwrite")
+    require_absent(path)
 
 
 def counts(study: optuna.Study) -> str:
