@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from fairchem.core._cli import Runner as FairchemRunner
 from fairchem.core.common import distutils
@@ -40,8 +41,14 @@ class Runner(FairchemRunner):
     """fairchem's runner, defined here so that a job that unpickles it gets the stand-ins first."""
 
     def __call__(self, config: dict[str, Any]) -> None:
-        """Check the configuration and run its task; leave no process group behind."""
+        """Check the configuration and run its task; leave no process group behind.
+
+        Without a GPU it runs on the CPU, `--cpu` or not: fairchem would ask for NCCL and fail.
+        """
         check_config(config)
+        if not config.get("cpu") and not torch.cuda.is_available():
+            logging.warning("no CUDA device is visible: this runs on the CPU")
+            config.update(cpu=True, distributed_backend="gloo")
         try:
             super().__call__(config)
         finally:

@@ -66,9 +66,9 @@ def test_main_trains_by_default_and_every_run_gets_its_own_folder(
 
 def test_fairchems_command_line_behind_the_stand_ins(config: Path, tmp_path: Path) -> None:
     piwsl = [sys.executable, "-m", "piwsl_ocp", "fairchem"]
-    call([*piwsl, "--mode", "train", "--config-yml", config, "--cpu"], tmp_path)
+    call([*piwsl, "--mode", "train", "--config-yml", config], tmp_path)  # without --cpu
     (checkpoint,) = fairchem_checkpoints(tmp_path)
-    predict = ["--mode", "predict", "--config-yml", config, "--cpu", "--checkpoint", checkpoint]
+    predict = ["--mode", "predict", "--config-yml", config, "--checkpoint", checkpoint]
     call([*piwsl, *predict], tmp_path)
     assert list((tmp_path / "results").glob("*/ocp_predictions.npz"))
 
