@@ -35,7 +35,7 @@ def compare(
         if path is not None and not overwrite:
             require_absent(path)
     comparison = compare_evaluated(runs, split)
-    console.print(tables.terminal_table(comparison))
+    console.print(tables.terminal_table(comparison, console.width))
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False)
     texts = {csv: tables.csv_text, markdown: tables.markdown}

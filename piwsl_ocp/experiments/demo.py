@@ -167,7 +167,7 @@ class Demo:
                 self.options.out / name, lambda file, text=text: file.write(text.encode())
             )
         checkpoint = comparison.best.folder.best_checkpoint
-        self.console.print(terminal_table(comparison))
+        self.console.print(terminal_table(comparison, self.console.width))
         self.console.print(f"\npage:            {self.page}", soft_wrap=True)
         self.console.print(f"best checkpoint: {checkpoint}", soft_wrap=True)
         self.console.print("in ASE (eV, eV/Å):")

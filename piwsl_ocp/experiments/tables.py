@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -64,20 +65,41 @@ def cell(row: Row, quantity: str) -> tuple[str, str]:
     return value, format_change(row.change.get(quantity))
 
 
-def terminal_table(comparison: Comparison) -> Table:
-    """Return the table for the terminal."""
-    table = Table(title=comparison.caption, caption=FOOTNOTE, caption_justify="left")
-    table.add_column("method\n(seeds)")
+def terminal_table(comparison: Comparison, width: int) -> Table:
+    """Return the table for a terminal: a row for each method, or a column where that is too wide.
+
+    Args:
+        comparison: what to show.
+        width: characters in a line of the terminal.
+    """
+    heading = ["method\n(seeds)"]
     for quantity in QUANTITIES:
-        title = title_of(quantity).replace(" ", "\n", 1)
-        table.add_column(f"{title}\n[dim]{unit_of(quantity, comparison.unit)}[/]", justify="right")
+        title, unit = title_of(quantity), unit_of(quantity, comparison.unit)
+        heading.append(f"{title}\n{unit}")
+    lines = [heading]
     for row in comparison.rows:
-        cells = []
-        for quantity in QUANTITIES:
-            value, change = cell(row, quantity)
-            cells.append(f"{value}\n({change})" if change else value)
-        table.add_row(f"{row.label}\n({', '.join(map(str, row.seeds))})", *cells, end_section=True)
+        cells = [cell(row, quantity) for quantity in QUANTITIES]
+        name = f"{row.label}\n({', '.join(map(str, row.seeds))})"
+        lines.append(
+            [name, *(f"{value}\n({change})" if change else value for value, change in cells)]
+        )
+    if _width(lines) > width:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    table = Table(title=comparison.caption, caption=FOOTNOTE, caption_justify="left")
+    for number, text in enumerate(lines[0]):
+        table.add_column(text, justify="right" if number else "left")
+    for line in lines[1:]:
+        table.add_row(*line, end_section=True)
     return table
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    """Return the characters a bordered table takes in a line."""
+    widest = [
+        max(len(part) for text in column for part in text.splitlines())
+        for column in zip(*lines, strict=True)
+    ]
+    return sum(widest) + 3 * len(widest) + 1
 
 
 def markdown(comparison: Comparison) -> str:

@@ -166,12 +166,15 @@ def test_csv_reads_back_and_converts_to_electronvolt(runs: list[Path]) -> None:
     assert supervised["force_rmse_change"] == ""
 
 
-def test_the_terminal_shows_every_method(runs: list[Path]) -> None:
-    console = Console(record=True, width=140, file=io.StringIO())
-    console.print(terminal_table(compare(runs)))
+@pytest.mark.parametrize(("width", "heading"), [(140, "energy RMSE"), (80, "supervised")])
+def test_the_terminal_shows_every_method_uncut(runs: list[Path], width: int, heading: str) -> None:
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(terminal_table(compare(runs), console.width))
     text = console.export_text()
-    assert "supervised" in text
-    assert "(-40 %)" in text
+    assert all(word in text for word in ("supervised", "PIWSL", "(-40 %)", "kcal/mol/Å"))
+    assert "…" not in text
+    (first,) = (line for line in text.splitlines() if "┃" in line and "method" in line)
+    assert first.split("┃")[2].strip() == heading
 
 
 def test_changes_beyond_double_are_factors() -> None:
