@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from rich.table import Table
 
@@ -83,7 +83,7 @@ def terminal_table(comparison: Comparison, width: int) -> Table:
         lines.append(
             [name, *(f"{value}\n({change})" if change else value for value, change in cells)]
         )
-    if _width(lines) > width:
+    if bordered_width(zip(*lines, strict=True)) > width:
         lines = [list(line) for line in zip(*lines, strict=True)]
     table = Table(title=comparison.caption, caption=FOOTNOTE, caption_justify="left")
     for number, text in enumerate(lines[0]):
@@ -93,12 +93,9 @@ def terminal_table(comparison: Comparison, width: int) -> Table:
     return table
 
 
-def _width(lines: Sequence[Sequence[str]]) -> int:
-    """Return the characters a bordered table takes in a line."""
-    widest = [
-        max(len(part) for text in column for part in text.splitlines())
-        for column in zip(*lines, strict=True)
-    ]
+def bordered_width(columns: Iterable[Iterable[str]]) -> int:
+    """Return the characters that a table with borders takes in a line of the terminal."""
+    widest = [max(len(line) for text in column for line in text.split("\n")) for column in columns]
     return sum(widest) + 3 * len(widest) + 1
 
 

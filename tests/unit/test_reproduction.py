@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from piwsl_ocp.experiments import grid
 from piwsl_ocp.experiments.reproduction import published, results, summary, trainings
 from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.figures import figures
-from piwsl_ocp.experiments.reproduction.pages import csv_text, html, markdown
+from piwsl_ocp.experiments.reproduction.pages import csv_text, html, markdown, terminal_tables
 from piwsl_ocp.experiments.reproduction.plan import duration, jobs_of, plan, select
 from piwsl_ocp.experiments.reproduction.reproduce import Folders
 from piwsl_ocp.experiments.reproduction.results import Provenance, RunResult
@@ -291,6 +292,19 @@ def test_the_markdown_names_numbers_reasons_and_provenance(kept: Path) -> None:
     assert "trapezoid (ours)" in text
     assert "- Ours: N = 100 in place of 1000" in text
     assert "- Paper, equiformer_v2 pitc: five repeats" in text
+
+
+@pytest.mark.parametrize(("width", "count"), [(80, 2), (200, 1)])
+def test_the_terminal_shows_tables_uncut(kept: Path, width: int, count: int) -> None:
+    (table,) = select("4")
+    filled = fill(table, CPU, results.read_all(kept, "cpu"), seeds=2)
+    console = Console(record=True, width=width, file=io.StringIO())
+    tables = terminal_tables(filled, console.width)
+    assert len(tables) == count
+    console.print(*tables, summary.terminal_table([filled]))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(word in text for word in ("supervised", "equiformer", "kcal/mol/Å", "same sign"))
 
 
 def test_the_summary_has_the_gains_the_signs_and_the_spread_of_each_method(kept: Path) -> None:

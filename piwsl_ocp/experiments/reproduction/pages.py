@@ -20,7 +20,7 @@ from piwsl_ocp.experiments.reproduction.comparison import (
     effect,
 )
 from piwsl_ocp.experiments.reproduction.published import QUANTITIES
-from piwsl_ocp.experiments.tables import format_change, format_statistic
+from piwsl_ocp.experiments.tables import bordered_width, format_change, format_statistic
 
 FOOTNOTE = (
     "Ours: mean ± sample standard deviation over seeds (their number), of the checkpoint with the "
@@ -39,22 +39,44 @@ _CSV_HEADER = (
 _PARTS = ("ours", "paper", "effect")
 
 
-def terminal_table(filled: FilledTable) -> Table:
-    """Return a table for the terminal."""
-    table = Table(title=filled.table.heading, caption=_caption(filled), caption_justify="left")
-    table.add_column("row")
-    table.add_column("method")
-    for quantity in filled.table.content.quantities:
+def terminal_tables(filled: FilledTable, width: int) -> list[Table]:
+    """Return a table for the terminal, or one for each quantity where that is too wide.
+
+    Args:
+        filled: what to show.
+        width: characters in a line of the terminal.
+    """
+    quantities = filled.table.content.quantities
+    whole, needed = _terminal_table(filled, quantities)
+    parts = [whole]
+    if needed > width and len(quantities) > 1:
+        parts = [_terminal_table(filled, (quantity,))[0] for quantity in quantities]
+    parts[0].title = filled.table.heading
+    parts[-1].caption = _caption(filled)
+    return parts
+
+
+def _terminal_table(filled: FilledTable, quantities: Sequence[str]) -> tuple[Table, int]:
+    """Return the part of a table with these quantities, and the width below which it is cut."""
+    headings = ["row", "method"]
+    for quantity in quantities:
         title, unit = QUANTITIES[quantity]
-        table.add_column(f"{title}\nours [dim]{unit}[/]", justify="right")
-        table.add_column("paper", justify="right")
-        table.add_column("effect")
+        headings += [f"{title}\nours {unit}".rstrip(), "paper", "effect"]
+    lines, ends = [], []
     for row, cells in filled.rows().items():
-        for number, cell in enumerate(cells):
-            name = row.replace("_", " ") if number == 0 else ""
-            last = number == len(cells) - 1
-            table.add_row(name, cell.label, *_terminal_values(cell), end_section=last)
-    return table
+        names = [row.replace("_", " "), *[""] * (len(cells) - 1)]
+        for name, cell in zip(names, cells, strict=True):
+            lines.append([name, cell.label, *_terminal_values(cell, quantities)])
+            ends.append(cell is cells[-1])
+    table = Table(caption_justify="left")
+    uncut = []
+    for column in zip(headings, *lines, strict=True):
+        is_prose = column[0] in ("row", "method", "effect")
+        table.add_column(column[0], justify="left" if is_prose else "right", no_wrap=not is_prose)
+        uncut.append([word for text in column for word in text.split()] if is_prose else column)
+    for line, is_end in zip(lines, ends, strict=True):
+        table.add_row(*line, end_section=is_end)
+    return table, bordered_width(uncut)
 
 
 def markdown(filled: FilledTable) -> str:
@@ -158,10 +180,12 @@ def _values(cell: FilledCell) -> list[tuple[str, str, str]]:
     ]
 
 
-def _terminal_values(cell: FilledCell) -> list[str]:
-    """Return the same with short reasons, for narrow columns."""
+def _terminal_values(cell: FilledCell, quantities: Sequence[str]) -> list[str]:
+    """Return the same of some quantities with short reasons, for narrow columns."""
     values = []
-    for ours, paper, agreement in _values(cell):
+    for quantity, (ours, paper, agreement) in zip(cell.comparisons, _values(cell), strict=True):
+        if quantity not in quantities:
+            continue
         short = ours.split(": ")[0]
         values += [short.replace(", ", "\n"), paper.replace(", ", "\n"), agreement]
     return values

@@ -12,7 +12,7 @@ from rich.table import Table
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.reproduction.comparison import fill
-from piwsl_ocp.experiments.reproduction.pages import terminal_table
+from piwsl_ocp.experiments.reproduction.pages import terminal_tables
 from piwsl_ocp.experiments.reproduction.plan import Jobs, Plan, duration, jobs_of, plan
 from piwsl_ocp.experiments.reproduction.published import PaperTable
 from piwsl_ocp.experiments.reproduction.results import Results, collect, read_all
@@ -110,7 +110,8 @@ class Reproduction:
         for line in results.problems:
             self._print(f"note: {line}")
         for table in self.tables:
-            self.console.print(terminal_table(fill(table, self.scale, results, self.plan.seeds)))
+            filled = fill(table, self.scale, results, self.plan.seeds)
+            self.console.print(*terminal_tables(filled, self.console.width))
 
     def _jobs(self, convert: bool) -> Jobs:
         source = self.folders.source if convert else None

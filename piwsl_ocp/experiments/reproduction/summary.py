@@ -115,13 +115,14 @@ def in_readme(readme: str, tables: Sequence[FilledTable]) -> str:
 
 
 def terminal_table(tables: Sequence[FilledTable]) -> Table:
-    """Return the summary for the terminal."""
+    """Return the summary for the terminal, with the numbers of the tables alone."""
     caption = f"{EXPLANATION} {without_result(tables)}"
     table = Table(title="Summary", caption=caption, caption_justify="left")
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number > 1 else "left")
-    for row in texts(tables):
-        table.add_row(*row)
+    table.columns[1].min_width = len("supervised")
+    for name, *rest in texts(tables):
+        table.add_row(name.split(":")[0], *(text.replace(" / ", " /\n") for text in rest))
     return table
 
 
