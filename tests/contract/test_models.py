@@ -215,6 +215,44 @@ def test_displaced_copies_keep_the_graph(model: nn.Module, structures: list[Atom
     torch.testing.assert_close(both[1], expected, rtol=1e-10, atol=1e-10)
 
 
+def without_edges(batch: Batch, gone: Tensor) -> Batch:
+    """Return a batch with some of its stored edges left out."""
+    fewer = batch.clone()
+    fewer.edge_index, fewer.cell_offsets = batch.edge_index[:, ~gone], batch.cell_offsets[~gone]
+    structure = batch.batch[fewer.edge_index[1]]
+    fewer.neighbors = torch.bincount(structure, minlength=len(batch.natoms))
+    return fewer
+
+
+@torch.no_grad()
+def test_the_stored_edges_are_the_graph(model: nn.Module, structures: list[Atoms]) -> None:
+    batch = batch_of(structures, model)
+    first, second = batch.edge_index
+    bond = ((first == 0) & (second == 1)) | ((first == 1) & (second == 0))
+    change = (model(without_edges(batch, bond))["energy"] - model(batch)["energy"]).reshape(-1)
+    assert change[0].abs() > 1e-7
+    assert change[1:].abs().max() < 1e-10
+
+
+@torch.no_grad()
+def test_edges_stay_where_a_displacement_takes_them_beyond_the_cutoff(
+    model: nn.Module, structures: list[Atoms]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for bias in (p for p in model.parameters() if p.dim() == 1):  # fresh ones are zero
+        bias += 0.1 * torch.randn(bias.shape, generator=generator).to(bias)
+    batch = batch_of(structures, model)
+    batch.pos, batch.cell = 1.2 * batch.pos, 1.2 * batch.cell
+    first, second = batch.edge_index
+    images = torch.einsum(
+        "ei,eij->ej", batch.cell_offsets.to(batch.pos), batch.cell[batch.batch[first]]
+    )
+    beyond = (batch.pos[first] - batch.pos[second] + images).norm(dim=1) > model.cutoff
+    assert beyond.any()
+    change = model(without_edges(batch, beyond))["energy"] - model(batch)["energy"]
+    assert change.abs().max() > 1e-6
+
+
 def test_copies_that_are_not_displaced_have_the_same_energy_in_training(
     model: nn.Module, structures: list[Atoms]
 ) -> None:
