@@ -29,7 +29,7 @@ class PIWSLCalculator(Calculator):
 
     Args:
         checkpoint: a checkpoint file or a run folder (then its best checkpoint).
-        device: where the model runs, such as `cpu` or `cuda`.
+        device: where the model runs: `cpu`, `cuda`, `cuda:1` ...; None: the GPU where there is one.
 
     Raises:
         UserError: if the checkpoint cannot be read, or a structure holds an element without a
@@ -38,7 +38,9 @@ class PIWSLCalculator(Calculator):
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces"]
 
-    def __init__(self, checkpoint: Path | str, device: str = "cpu", **keywords: object) -> None:
+    def __init__(
+        self, checkpoint: Path | str, device: str | None = None, **keywords: object
+    ) -> None:
         super().__init__(**keywords)
         self.predictor = Predictor.load(checkpoint, device)
 
@@ -70,7 +72,7 @@ class PIWSLCalculator(Calculator):
 
 
 def predict_file(
-    checkpoint: Path | str, structures: Path | str, out: Path | str, device: str = "cpu"
+    checkpoint: Path | str, structures: Path | str, out: Path | str, device: str | None = None
 ) -> int:
     """Predict every structure of a file and write extended XYZ, in eV and eV/Angstrom.
 
@@ -78,7 +80,7 @@ def predict_file(
         checkpoint: a checkpoint file or a run folder.
         structures: a file that ASE reads.
         out: the file to write; it appears only when it is complete.
-        device: where the model runs.
+        device: the same as of `PIWSLCalculator`.
 
     Returns:
         The number of structures.

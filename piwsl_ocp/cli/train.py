@@ -11,7 +11,10 @@ from rich.console import Console
 console = Console(highlight=False, soft_wrap=True)
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a training.")]
-Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1 ...")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1 ... Default: the GPU where there is one."),
+]
 
 
 def train(
@@ -92,7 +95,7 @@ def validate(
         Path | None, typer.Option(help="Converted data set. Default: that of the training.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    device: Device = "cpu",
+    device: Device = None,
 ) -> None:
     """Print energy and force errors and the consistency error on a split, and keep them."""
     from piwsl_ocp.evaluation.evaluate import evaluate
@@ -108,7 +111,7 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Extended XYZ file to write.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    device: Device = "cpu",
+    device: Device = None,
 ) -> None:
     """Predict total energies (eV) and forces (eV/Angstrom) of structures and write extxyz."""
     from piwsl_ocp.atomic_file import require_absent

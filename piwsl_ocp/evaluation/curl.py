@@ -129,7 +129,7 @@ def measure_curl(
     split: str = "test",
     *,
     structures: int = STRUCTURES,
-    device: str = "cpu",
+    device: str | None = None,
     progress: bool = False,
 ) -> Curl:
     """Measure the curl of a checkpoint on the first structures of a split, in float64.
@@ -141,7 +141,7 @@ def measure_curl(
         dataset_folder: a converted data set; that of the training by default.
         split: train, val or test.
         structures: how many structures to look at.
-        device: where the model runs.
+        device: where the model runs, see `find_device`.
         progress: whether to show a progress bar.
 
     Raises:
@@ -154,7 +154,7 @@ def measure_curl(
     norms, jacobians = [], []
     for record, atoms in track(chosen, "curl", disable=not progress):
         forces = _forces(predictor, atoms)
-        positions = torch.as_tensor(atoms.positions, dtype=torch.float64, device=device)
+        positions = torch.as_tensor(atoms.positions, dtype=torch.float64, device=predictor.device)
         if len(atoms) <= EXACT_ATOMS:
             matrix = jacobian(forces, positions)
             norms.append(curl_norm(matrix))

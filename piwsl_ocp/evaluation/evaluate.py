@@ -115,7 +115,7 @@ def evaluate(
     dataset_folder: Path | str | None = None,
     split: str = "test",
     *,
-    device: str = "cpu",
+    device: str | None = None,
     batch_size: int = 32,
     epsilon_angstrom: float = EPSILON_ANGSTROM,
     progress: bool = False,
@@ -129,7 +129,7 @@ def evaluate(
         source: a run folder (then its best checkpoint) or a checkpoint file.
         dataset_folder: a converted data set; that of the training by default.
         split: train, val or test.
-        device: where the model runs.
+        device: where the model runs, see `find_device`.
         batch_size: structures in a batch.
         epsilon_angstrom: largest displacement of the consistency error, Angstrom.
         progress: whether to show a progress bar.

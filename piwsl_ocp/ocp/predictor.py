@@ -31,6 +31,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.models.elements import check_elements
 from piwsl_ocp.ocp.copies import with_positions
 from piwsl_ocp.ocp.dataset import GraphLmdbDataset
+from piwsl_ocp.ocp.devices import find_device
 from piwsl_ocp.ocp.potential import FairchemPotential, physical_prediction, structures_of
 from piwsl_ocp.ocp.state import read_checkpoint
 
@@ -84,14 +85,19 @@ class Predictor:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def load(cls, checkpoint: Path | str, device: str = "cpu") -> Predictor:
+    def load(cls, checkpoint: Path | str, device: str | None = None) -> Predictor:
         """Load a checkpoint file, or the best checkpoint of a run folder.
 
+        Args:
+            checkpoint: file or folder.
+            device: where the model runs, see `find_device`.
+
         Raises:
-            UserError: if there is none, or it cannot be read.
+            UserError: if there is none, it cannot be read, or the device is not there.
         """
+        target = find_device(device)
         path = checkpoint_path(checkpoint)
-        content = read_checkpoint(path, device)
+        content = read_checkpoint(path, target)
         config = content["config"]
         setup_imports({"skip_experimental_imports": True})
         options = deepcopy(config["model"])
@@ -99,14 +105,13 @@ class Predictor:
         load_state_dict(model, match_state_dict(model.state_dict(), content["state_dict"]))
         model.otf_graph = False
         normalizers = {
-            key: create_normalizer(state_dict=value).to(device)
+            key: create_normalizer(state_dict=value).to(target)
             for key, value in content["normalizers"].items()
         }
         references = {
-            key: create_element_references(state_dict=value).to(device)
+            key: create_element_references(state_dict=value).to(target)
             for key, value in content.get("elementrefs", {}).items()
         }
-        target = torch.device(device)
         if target.type == "cpu":
             # Radial bases give denormal numbers, which processors are slow with.
             torch.set_flush_denormal(True)
