@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import typer
@@ -68,6 +69,8 @@ def run_fairchem(arguments: Sequence[str], default_mode: str | None = None) -> i
 
 def _guarded(call: Callable[[], object]) -> int:
     """Run a command; a mistake of the user ends in one line and exit code 2."""
+    # fairchem's PaiNN calls what its dependency keeps for such callers alone.
+    warnings.filterwarnings("ignore", message=".*jittable' is deprecated")
     try:
         call()
     except UserError as error:
