@@ -148,7 +148,7 @@ def measure_curl(
         UserError: if the checkpoint does not fit the data set, or something cannot be read.
     """
     predictor = Predictor.load(source, device).double()
-    folder = Path(dataset_folder) if dataset_folder else training_data(source)
+    folder = Path(dataset_folder) if dataset_folder else training_data(predictor)
     check_same_labels(predictor, DatasetInfo.read(folder), folder)
     chosen = list(zip(range(structures), atoms_of_split(folder, split), strict=False))
     norms, jacobians = [], []

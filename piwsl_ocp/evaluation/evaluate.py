@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from ase import Atoms
 from rich.progress import track
 from rich.table import Table
@@ -138,7 +137,7 @@ def evaluate(
         UserError: if the checkpoint does not fit the data set, or something cannot be read.
     """
     predictor = Predictor.load(source, device)
-    folder = Path(dataset_folder) if dataset_folder else training_data(source)
+    folder = Path(dataset_folder) if dataset_folder else training_data(predictor)
     info = DatasetInfo.read(folder)
     check_same_labels(predictor, info, folder)
     if split not in info.splits:
@@ -197,17 +196,16 @@ def check_same_labels(predictor: Predictor, info: DatasetInfo, folder: Path) -> 
             )
 
 
-def training_data(source: Path | str) -> Path:
-    """Return the folder of the data set that a run or checkpoint was trained on.
+def training_data(predictor: Predictor) -> Path:
+    """Return the folder of the data set that a model was trained on, as its checkpoint says.
 
     Raises:
-        UserError: if that cannot be told.
+        UserError: if it does not say.
     """
-    path = run_folder_of(source) / "config.yml"
-    if not path.is_file():
-        raise UserError(f"'{source}' has no {path.name} beside it: name the data set with --data")
-    source_of_training = yaml.safe_load(path.read_text())["dataset"]["train"]["src"]
-    return Path(source_of_training).parent.parent
+    training_file = predictor.config.get("dataset", {}).get("src")
+    if not isinstance(training_file, str):
+        raise UserError("the checkpoint does not tell its data set: name it with --data")
+    return Path(training_file).parent.parent
 
 
 def run_folder_of(source: Path | str) -> Path:

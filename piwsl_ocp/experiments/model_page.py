@@ -171,7 +171,7 @@ def measure_trained(run: Path) -> TrainedFacts:
     """
     predictor = Predictor.load(run).double()
     variant = _variant_of(predictor, run)
-    data = training_data(run)
+    data = training_data(predictor)
     sample = list(islice(atoms_of_split(data, "test"), TEST_STRUCTURES))
     energies = [float(p.energy) for p in predictor.predict_atoms(sample)]
     return TrainedFacts(

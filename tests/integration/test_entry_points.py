@@ -71,6 +71,7 @@ def test_fairchems_command_line_behind_the_stand_ins(config: Path, tmp_path: Pat
     predict = ["--mode", "predict", "--config-yml", config, "--checkpoint", checkpoint]
     call([*piwsl, *predict], tmp_path)
     assert list((tmp_path / "results").glob("*/ocp_predictions.npz"))
+    assert "kcal/mol" in call([*piwsl[:-1], "validate", checkpoint], tmp_path).stdout
 
 
 def test_two_processes_by_fairchems_command_line(config: Path, tmp_path: Path) -> None:

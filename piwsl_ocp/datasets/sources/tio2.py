@@ -11,7 +11,6 @@ SOURCE = Source(
     read=xsf.read,
     level_of_theory="DFT PBE, plane waves 40 Ry, GBRV ultrasoft pseudopotentials",
     energy_unit=None,
-    references="atomic",
     atomic_energies={"Ti": -1604.604515075, "O": -432.503149303},
     sizes=SplitSizes(train=100, test=1_000),
 )
