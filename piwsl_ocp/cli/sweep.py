@@ -124,7 +124,7 @@ def table(
     if out is not None and not overwrite:
         require_absent(out)
     points = read_points(experiment, runs)
-    console.print(terminal_table(points))
+    console.print(terminal_table(points, console.width))
     if out is not None:
         write_atomically(out, lambda file: file.write(csv_text(points).encode()))
 

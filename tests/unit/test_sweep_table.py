@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_row_is_a_point_of_the_grid_with_the_mean_over_its_seeds(sweep: Path) 
 def test_the_terminal_and_the_csv_have_all_points(sweep: Path) -> None:
     points = read_points(sweep, sweep.parent / "runs")
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(terminal_table(points))
+    console.print(terminal_table(points, console.width))
     text = console.export_text()
     assert "optim.lr_initial" in text and "config" not in text
     assert "1 of 2" in text and "5.00 ± 1.41" in text
@@ -64,6 +65,30 @@ def test_the_terminal_and_the_csv_have_all_points(sweep: Path) -> None:
     assert [row["seeds"] for row in rows] == ["0 1", "0"]
     assert float(rows[0]["energy_rmse_mean"]) == pytest.approx(5.0)
     assert rows[1]["planned"] == "2"
+
+
+def test_a_narrow_terminal_shows_the_main_errors_uncut(sweep: Path) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table(read_points(sweep, sweep.parent / "runs"), console.width))
+    text = console.export_text()
+    assert "…" not in text
+    assert "5.00 ± 1.41" in text and "force" in text and "consistency" in text
+    assert "MAE" not in text and "--csv shows all" in text.replace("\n", " ")
+
+
+def test_a_sweep_over_data_sets_names_their_folders(data: Path, tmp_path: Path) -> None:
+    sections = []
+    for name in ("small", "large"):
+        folder = shutil.copytree(data, tmp_path / name)
+        splits = ("train", "val", "test")
+        sections.append({split: {"src": f"{folder}/{split}/data.lmdb"} for split in splits})
+    path = tmp_path / "data_sets.yml"
+    grid = {"dataset": sections, "seed": [0, 1]}
+    path.write_text(yaml.safe_dump({"name": "d", "grid": grid, "set": {"config": CONFIG}}))
+    for job in read_experiment(path, tmp_path / "runs"):
+        make_run(Path(job.run_folder), "supervised", job.config["seed"])
+    points = read_points(path, tmp_path / "runs")
+    assert [point.settings for point in points] == [{"dataset": "small"}, {"dataset": "large"}]
 
 
 def test_a_sweep_without_results_says_how_to_get_them(sweep: Path, tmp_path: Path) -> None:

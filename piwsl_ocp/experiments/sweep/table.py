@@ -16,7 +16,13 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.compare import QUANTITIES, Run, Statistic
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.plan import read_grid
-from piwsl_ocp.experiments.tables import format_statistic, title_of, unit_of
+from piwsl_ocp.experiments.tables import bordered_width, format_statistic, title_of, unit_of
+
+#: What a narrow terminal shows.
+_MAIN_QUANTITIES = ("energy_rmse", "force_rmse", "consistency_error")
+
+#: Characters in a line that the value of a setting needs at least.
+_SETTING_WIDTH = 10
 
 
 @dataclass(frozen=True)
@@ -75,26 +81,44 @@ def read_points(path: Path | str, root: Path | str) -> list[Point]:
     return points
 
 
-def terminal_table(points: Sequence[Point]) -> Table:
-    """Return the results for the terminal."""
+def terminal_table(points: Sequence[Point], width: int) -> Table:
+    """Return the results for a terminal, the most important ones where all are too wide.
+
+    Args:
+        points: of the grid.
+        width: characters in a line of the terminal.
+    """
     unit = next(point.unit for point in points if point.runs)
-    table = Table(
-        caption="Mean ± sample standard deviation over seeds; checkpoint with the best "
-        "validation metric, test split. Forces per Cartesian component.",
-        caption_justify="left",
+    names = [*points[0].settings]
+    lines = {quantity: _column(points, quantity, unit) for quantity in QUANTITIES}
+    caption = (
+        "Mean ± sample standard deviation over seeds; checkpoint with the best validation "
+        "metric, test split. Forces per Cartesian component."
     )
-    for name in points[0].settings:
+    room = width - bordered_width([*([" " * _SETTING_WIDTH] for _ in names), ["runs", "00 of 00"]])
+    if sum(bordered_width([line]) - 1 for line in lines.values()) > room:
+        lines = {quantity: lines[quantity] for quantity in _MAIN_QUANTITIES}
+        caption += " A wider terminal or --csv shows all."
+    table = Table(caption=caption, caption_justify="left")
+    for name in names:
         table.add_column(name, overflow="fold")
-    table.add_column("runs", justify="right")
-    for quantity in QUANTITIES:
-        title = title_of(quantity).replace(" ", "\n", 1)
-        table.add_column(f"{title}\n[dim]{unit_of(quantity, unit)}[/]", justify="right")
-    for point in points:
-        found = [(quantity, point.statistic(quantity)) for quantity in QUANTITIES]
-        cells = ["" if value is None else format_statistic(name, value) for name, value in found]
+    table.add_column("runs", justify="right", no_wrap=True)
+    for heading, *_ in lines.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point, *values in zip(points, *(line[1:] for line in lines.values()), strict=True):
         runs = f"{len(point.runs)} of {point.planned}"
-        table.add_row(*point.settings.values(), runs, *cells, end_section=True)
+        table.add_row(*point.settings.values(), runs, *values, end_section=True)
     return table
+
+
+def _column(points: Sequence[Point], quantity: str, unit: str) -> list[str]:
+    """Return the heading and the values of a quantity, empty where no run is finished."""
+    values = [point.statistic(quantity) for point in points]
+    title = title_of(quantity).replace(" ", "\n", 1)
+    return [
+        f"{title}\n{unit_of(quantity, unit)}",
+        *("" if value is None else format_statistic(quantity, value) for value in values),
+    ]
 
 
 def csv_text(points: Sequence[Point]) -> str:
@@ -123,6 +147,8 @@ def _varying(points: Sequence[Mapping[str, Any]]) -> list[str]:
 def _as_text(name: str, value: Any) -> str:
     if name == "config":
         return Path(value).stem
+    if name == "dataset" and "train" in value:
+        return Path(value["train"]["src"]).parent.parent.name
     if isinstance(value, dict | list):
         return yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
     return str(value)
