@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -69,8 +70,7 @@ def run_fairchem(arguments: Sequence[str], default_mode: str | None = None) -> i
 
 def _guarded(call: Callable[[], object]) -> int:
     """Run a command; a mistake of the user ends in one line and exit code 2."""
-    # fairchem's PaiNN calls what its dependency keeps for such callers alone.
-    warnings.filterwarnings("ignore", message=".*jittable' is deprecated")
+    _silence_deprecations()
     try:
         call()
     except UserError as error:
@@ -90,6 +90,14 @@ def _guarded(call: Callable[[], object]) -> int:
             raise
         return _fail(str(error), EXIT_INTERRUPTED)
     return 0
+
+
+def _silence_deprecations() -> None:
+    """Keep out of the output what fairchem 1.10 says of its own code, which no user can change."""
+    warnings.filterwarnings("ignore", message=".*jittable' is deprecated")
+    logging.getLogger().addFilter(
+        lambda record: "class is deprecated in favor of" not in record.getMessage()
+    )
 
 
 def _fail(message: str, code: int) -> int:
