@@ -16,6 +16,7 @@ from torch_geometric.data import Batch
 from piwsl_ocp.consistency.displacement import DisplacementOptions
 from piwsl_ocp.consistency.objective import ObjectiveOptions
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.models.edges import edge_vectors
 from piwsl_ocp.ocp.copies import concatenate_copies, with_noise_keys
 from piwsl_ocp.ocp.evaluations import CopyEvaluator
 from tests.contract.models import MODELS, STRUCTURES, ContractModel, batch_of
@@ -243,11 +244,8 @@ def test_edges_stay_where_a_displacement_takes_them_beyond_the_cutoff(
         bias += 0.1 * torch.randn(bias.shape, generator=generator).to(bias)
     batch = batch_of(structures, model)
     batch.pos, batch.cell = 1.2 * batch.pos, 1.2 * batch.cell
-    first, second = batch.edge_index
-    images = torch.einsum(
-        "ei,eij->ej", batch.cell_offsets.to(batch.pos), batch.cell[batch.batch[first]]
-    )
-    beyond = (batch.pos[first] - batch.pos[second] + images).norm(dim=1) > model.cutoff
+    vectors = edge_vectors(batch, batch.edge_index, batch.cell_offsets)
+    beyond = vectors.norm(dim=1) > model.cutoff
     assert beyond.any()
     change = model(without_edges(batch, beyond))["energy"] - model(batch)["energy"]
     assert change.abs().max() > 1e-6

@@ -95,8 +95,8 @@ def terminal_table(points: Sequence[Point], width: int) -> Table:
         "Mean ± sample standard deviation over seeds; checkpoint with the best validation "
         "metric, test split. Forces per Cartesian component."
     )
-    room = width - bordered_width([*([" " * _SETTING_WIDTH] for _ in names), ["runs", "00 of 00"]])
-    if sum(bordered_width([line]) - 1 for line in lines.values()) > room:
+    folded = [[" " * _SETTING_WIDTH]] * len(names)
+    if bordered_width([*folded, ["00 of 00"], *lines.values()]) > width:
         lines = {quantity: lines[quantity] for quantity in _MAIN_QUANTITIES}
         caption += " A wider terminal or --csv shows all."
     table = Table(caption=caption, caption_justify="left")

@@ -17,7 +17,6 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.models import noise
 from piwsl_ocp.models.spinconv import frames, graph, sphere
 from piwsl_ocp.models.spinconv.layers import (
-    CHANNELS_PER_GROUP,
     DistanceLayer,
     ElementPairs,
     ForceHead,
@@ -26,11 +25,7 @@ from piwsl_ocp.models.spinconv.layers import (
     PairMixture,
     element_pairs,
 )
-
-#: Filters that this model has.
-FILTERS = ("fullconv",)
-#: "random": forces from a head in random frames; "grad": minus the gradient of the energy.
-FORCE_ESTIMATORS = ("random", "grad")
+from piwsl_ocp.models.spinconv.options import check_options
 
 
 class Geometry(NamedTuple):
@@ -129,7 +124,7 @@ class SpinConv(nn.Module, GraphModelMixin):
         show_timing_info: Any = False,
     ) -> None:
         super().__init__()
-        _check_options(locals())
+        check_options(locals())
         self.cutoff = cutoff
         self.max_num_neighbors = max_num_neighbors
         self.max_neighbors = max_num_neighbors if edge_selection == "published" else 0
@@ -351,53 +346,4 @@ class SpinConv(nn.Module, GraphModelMixin):
             raise UserError(
                 f"SpinConv: found atomic number {int(outside[0])}, expected 0 to "
                 f"{self.max_num_elements - 1}: set model.max_num_elements above it"
-            )
-
-
-_CHOICES = {
-    "sphere_message": FILTERS,
-    "output_message": FILTERS,
-    "force_estimator": FORCE_ESTIMATORS,
-    "edge_selection": graph.EDGE_SELECTIONS,
-    "frame_rule": frames.FRAME_RULES,
-}
-_AT_LEAST = {
-    "hidden_channels": CHANNELS_PER_GROUP,
-    "mid_hidden_channels": 1,
-    "num_interactions": 1,
-    "num_basis_functions": 2,
-    "sphere_size_lat": 2,
-    "sphere_size_long": 1,
-    "max_num_neighbors": 1,
-    "max_num_elements": 1,
-    "embedding_size": 1,
-    "num_rand_rotations": 1,
-    "num_rand_rotations_eval": 1,
-}
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Stop at the first option that has no meaning."""
-    for name, allowed in _CHOICES.items():
-        if options[name] not in allowed:
-            raise UserError(
-                f"model.{name}: found {options[name]!r}, expected {' or '.join(allowed)}"
-            )
-    for name, least in _AT_LEAST.items():
-        value = options[name]
-        if value is None and name == "num_rand_rotations_eval":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(
-                f"model.{name}: found {value!r}, expected a whole number of at least {least}"
-            )
-    for name in ("cutoff", "basis_width_scalar", "distance_block_scalar_max"):
-        if not options[name] > 0:
-            raise UserError(f"model.{name}: found {options[name]!r}, expected a number above 0")
-    groups = options["hidden_channels"] // CHANNELS_PER_GROUP
-    for name in ("hidden_channels", "mid_hidden_channels"):
-        if options[name] % groups:
-            raise UserError(
-                f"model.{name}: found {options[name]}, expected a multiple of the {groups} groups "
-                f"of the spin filter (hidden_channels // {CHANNELS_PER_GROUP})"
             )
