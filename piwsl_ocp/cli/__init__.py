@@ -95,6 +95,7 @@ def _guarded(call: Callable[[], object]) -> int:
 def _silence_deprecations() -> None:
     """Keep out of the output what fairchem 1.10 says of its own code, which no user can change."""
     warnings.filterwarnings("ignore", message=".*jittable' is deprecated")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"fairchem\.core\.models")
     logging.getLogger().addFilter(
         lambda record: "class is deprecated in favor of" not in record.getMessage()
     )

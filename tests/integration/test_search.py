@@ -108,7 +108,7 @@ def test_an_interrupted_search_goes_on_to_the_same_trials(data: Path, tmp_path: 
 
     again = piwsl(*words, "--out", tmp_path / "mine.yml")
     assert again.returncode == 0, again.stderr
-    assert "Traceback" not in again.stderr and "optuna" not in again.stderr
+    assert again.stderr == ""
     assert outcome(plan) == outcome(whole)
     assert (tmp_path / "mine.yml").read_text() == (plan.folder / "best.yml").read_text()
     assert (plan.folder / "search.html").is_file()
