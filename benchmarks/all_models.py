@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from piwsl_ocp.datasets import ConversionOptions, convert
-from piwsl_ocp.experiments.grid import GRADIENT_MODELS, MODELS
+from piwsl_ocp.experiments.grid import FORCE_VARIANTS, MODELS
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
@@ -75,7 +75,7 @@ def main(
     for name in DATA:
         options = ConversionOptions(train=TRAINING_STRUCTURES, name=f"embedded_{name}")
         convert("embedded", [name], data / name, options, progress=False)
-    kinds = list(product(DATA, (*MODELS, *GRADIENT_MODELS), METHODS))
+    kinds = list(product(DATA, (*MODELS, *FORCE_VARIANTS), METHODS))
     jobs = [job(data, name, model, method, steps, runs) for name, model, method in kinds]
     outcome = run(jobs, LocalLauncher(parallel), console, retry_failed=True)
 

@@ -15,9 +15,10 @@ from piwsl_ocp.ocp.config import configs_folder
 CASES_FILE = "cases.yml"
 MODELS = ("schnet", "painn", "spinconv", "escn", "equiformer_v2")
 
-#: Models whose forces are the gradient of their energy, by the model of the same cases.
-GRADIENT_MODELS = {f"{model}_gf": model for model in MODELS[1:]}
-GRADIENT_METHODS = ("supervised", "piwsl", "trapezoid")
+#: The models in the force mode that the paper does not train them in, direct forces (FB) or those
+#: that are the gradient of the energy (GF), by the model of the same cases.
+FORCE_VARIANTS = {"schnet_fb": "schnet", **{f"{model}_gf": model for model in MODELS[1:]}}
+FORCE_VARIANT_METHODS = ("supervised", "piwsl", "trapezoid")
 
 #: Name of a method -> its file in configs/methods; {case} is that of Table A3.
 METHODS = {
@@ -38,6 +39,7 @@ EXCEPTIONS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("tio2", "painn"): {"model": {"cutoff": 5.0}},
     ("tio2", "painn_gf"): {"model": {"cutoff": 5.0}},
     ("tio2", "schnet"): {"optim": {"batch_size": 32}},
+    ("tio2", "schnet_fb"): {"optim": {"batch_size": 32}},
 }
 
 
@@ -49,7 +51,7 @@ def experiments() -> Iterator[tuple[Path, str]]:
         for dataset in sorted(path.stem for path in (configs / "datasets" / scale).glob("*.yml")):
             for model, method in _trainings():
                 path = Path("experiments") / folder(scale, dataset) / f"{model}_{method}.yml"
-                case = cases[dataset][GRADIENT_MODELS.get(model, model)]
+                case = cases[dataset][FORCE_VARIANTS.get(model, model)]
                 yield path, _text(scale, dataset, model, method, case)
 
 
@@ -94,7 +96,7 @@ def write_experiments() -> int:
 
 def _trainings() -> Iterator[tuple[str, str]]:
     yield from product(MODELS, METHODS)
-    yield from product(GRADIENT_MODELS, GRADIENT_METHODS)
+    yield from product(FORCE_VARIANTS, FORCE_VARIANT_METHODS)
 
 
 def _text(scale: str, dataset: str, model: str, method: str, case: str) -> str:

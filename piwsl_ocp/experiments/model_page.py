@@ -57,6 +57,7 @@ class Variant:
 
 
 VARIANTS = (
+    Variant("SchNet, direct forces", "schnet_fb"),
     Variant("SchNet, gradient forces", "schnet"),
     Variant("PaiNN, direct forces", "painn"),
     Variant("PaiNN, gradient forces", "painn_gf"),

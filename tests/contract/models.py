@@ -80,6 +80,7 @@ EQUIFORMER_UNUSED = (
 )
 
 MODELS: dict[str, ContractModel] = {
+    "schnet-direct": ContractModel(SCHNET, {**SMALL[SCHNET], "forces": "direct"}),
     "schnet-gradient": ContractModel(SCHNET, SMALL[SCHNET], conservative=True),
     "painn-direct": ContractModel(PAINN, SMALL[PAINN]),
     "painn-gradient": ContractModel(

@@ -75,7 +75,7 @@ def test_methods_differ_in_their_weak_part_alone() -> None:
         base = load_config(path)
         assert base["optim"]["piwsl"]["terms"] == {}
         model = Path(path).stem.removesuffix("_supervised")
-        methods = grid.METHODS if model in grid.MODELS else grid.GRADIENT_METHODS
+        methods = grid.METHODS if model in grid.MODELS else grid.FORCE_VARIANT_METHODS
         for method in set(methods) - {"supervised"}:
             other = load_config(path.replace("supervised", method))
             assert other["optim"]["piwsl"]["terms"] or method == "noisy_nodes"

@@ -10,14 +10,14 @@ import pytest
 
 from piwsl_ocp.cli import main
 from piwsl_ocp.experiments import model_page
-from piwsl_ocp.experiments.grid import GRADIENT_MODELS, MODELS
+from piwsl_ocp.experiments.grid import FORCE_VARIANTS, MODELS
 from piwsl_ocp.ocp.model_noise import noise_of_copies
 from piwsl_ocp.ocp.predictor import Predictor
 
 
 def test_every_model_stands_on_the_page() -> None:
     files = {variant.file for variant in model_page.VARIANTS}
-    assert files == {*MODELS, *GRADIENT_MODELS}
+    assert files == {*MODELS, *FORCE_VARIANTS}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from piwsl_ocp.ocp.trainer import build_trainer
 #: Parameters by model; the paper names EquiformerV2 with 31 million.
 PARAMETERS = {
     "schnet": 9_088_513,
+    "schnet_fb": 9_500_930,
     "painn": 20_073_481,
     "painn_gf": 18_695_175,
     "spinconv": 8_473_371,
