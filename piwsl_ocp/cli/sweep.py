@@ -39,7 +39,7 @@ class OnInterrupt(str, Enum):
 WhereToTrain = Annotated[LauncherName, typer.Option(help="Where to train.")]
 Parallel = Annotated[
     int | None,
-    typer.Option(min=1, help="Runs at a time. Default: one for each core, or the profile's."),
+    typer.Option(min=1, help="Runs at a time. Default: one for each GPU or core; the profile's."),
 ]
 Profile = Annotated[str, typer.Option(help="What a SLURM job asks for: cpu, a100, or a YAML file.")]
 WhenInterrupted = Annotated[

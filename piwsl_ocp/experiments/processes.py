@@ -108,15 +108,21 @@ def interruptible(seconds: float = POLL_SECONDS) -> Iterator[Callable[[], None]]
         yield pause
 
 
-def start(jobs: Sequence[Job]) -> Worker:
-    """Start a process that does jobs one after the other."""
+def start(jobs: Sequence[Job], gpu: str | None = None) -> Worker:
+    """Start a process that does jobs one after the other.
+
+    Args:
+        jobs: what to do.
+        gpu: the only GPU that it sees; None: what this process sees.
+    """
+    of_gpu = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     output = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
     process = subprocess.Popen(
         [sys.executable, "-m", "piwsl_ocp.experiments.worker"],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, **of_gpu},
         # Ctrl-C reaches this process alone, which then asks the workers to stop, once.
         start_new_session=True,
     )

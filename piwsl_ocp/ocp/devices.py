@@ -1,10 +1,19 @@
-"""Which device a trained model runs on."""
+"""Which device a model runs on, and which there are."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
 from piwsl_ocp.errors import UserError
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, each as an entry of CUDA_VISIBLE_DEVICES."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return named[:count] if any(named) else [str(number) for number in range(count)]
 
 
 def find_device(name: str | None = None) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from piwsl_ocp.datasets import ConversionOptions, convert
+from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.reproduction import published, results
 from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.pages import markdown
@@ -47,7 +49,7 @@ CONTENT = {
 @pytest.fixture
 def scale() -> Scale:
     """Return a scale of one data set and few steps."""
-    source = Source(files=("aspirin",), config="embedded_aspirin", validation=8, test=8)
+    source = Source(files=("aspirin*",), config="embedded_aspirin", validation=8, test=8)
     return Scale(
         name="cpu",
         seeds=1,
@@ -111,6 +113,32 @@ def test_a_table_is_trained_kept_and_shown(
         again = Reproduction([table], scale, folders, Console(file=file, width=160))
         assert again.run(LocalLauncher(1))
     assert "2 of 2 runs are finished, in" in (tmp_path / "again").read_text()
+
+
+def test_another_data_set_in_the_folder_is_refused(
+    table: PaperTable, scale: Scale, folders: Folders
+) -> None:
+    other = ConversionOptions(train=20, validation=8, test=9, split_seed=3, overwrite=True)
+    convert("embedded", ["ethanol"], folders.data / "embedded_aspirin_n20", other)
+    reproduction = Reproduction([table], scale, folders, Console(quiet=True))
+    with pytest.raises(UserError) as error:
+        reproduction.show_jobs()
+    said = str(error.value)
+    assert "is not the data set embedded_aspirin_n20 of the tables" in said
+    assert "test structures: 9 in place of 8; split seed: 3 in place of 0; files: " in said
+    assert "in place of aspirin*" in said
+
+
+def test_missing_data_are_no_success(
+    table: PaperTable, scale: Scale, folders: Folders, tmp_path: Path
+) -> None:
+    elsewhere = replace(folders, data=tmp_path / "elsewhere")
+    with (tmp_path / "printed").open("w") as file:
+        reproduction = Reproduction([table], scale, elsewhere, Console(file=file, width=160))
+        assert not reproduction.run(LocalLauncher(1))
+    assert "no data set embedded_aspirin_n20: give --data-source" in (
+        tmp_path / "printed"
+    ).read_text()
 
 
 def test_a_run_that_fails_leaves_the_others_alone(

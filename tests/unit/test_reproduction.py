@@ -108,6 +108,18 @@ def test_a_case_of_table_a3_is_taken_for_piwsl() -> None:
     assert options["displacement"]["epsilon_max_angstrom"] == 0.025
 
 
+def test_a_smaller_training_set_keeps_the_weights_of_the_published_cell() -> None:
+    for number, model, expected in (
+        ("table_4", "painn", {"pitc": 1.2, "pisc": 0.01}),
+        ("table_6", "painn", {"pitc": 1.2, "pisc": 0.01}),
+        ("table_A9", "schnet", {"pitc": 1.0}),
+    ):
+        column = "random" if number == "table_6" else "piwsl"
+        small = trained(number, model, column, "cpu")
+        assert small.data.options.train == 100
+        assert small.config["optim"]["piwsl"]["terms"] == expected
+
+
 def test_a_cosine_schedule_ends_with_the_training() -> None:
     optim = trained("table_1", "equiformer_v2_n1000", "piwsl", "paper").config["optim"]
     assert optim["T_max"] == optim["max_steps"] == 40000
@@ -322,6 +334,17 @@ def test_the_summary_has_the_gains_the_signs_and_the_spread_of_each_method(kept:
     assert text.endswith("Not run yet: 4 (trapezoid (ours)).\n")
 
 
+def test_a_gain_is_over_the_seeds_that_both_have(kept: Path) -> None:
+    (first,) = kept.rglob("cpu-ani1x_n100-painn-pisc+pitc+e0.025-s0*.json")
+    first.unlink()
+    table = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
+    (cell,) = (c for c in table.cells if (c.cell.row, c.cell.column) == ("painn", "piwsl"))
+    energy = cell.comparisons["energy_rmse"]
+    assert energy.seeds == 1
+    assert energy.our_gain == pytest.approx(0.62 / 1.02 - 1)
+    assert energy.within_spread is None
+
+
 def test_the_readme_has_the_summary_of_the_kept_results(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     text = (ROOT / "README.md").read_text()
@@ -354,6 +377,7 @@ def test_the_csv_has_a_line_for_each_cell_and_quantity(kept: Path) -> None:
 
 
 def test_the_page_holds_everything_itself(kept: Path) -> None:
+    results.write(made_result(trained("table_1", "painn_n100", "piwsl"), 0, 0.6), kept)
     tables = [fill(t, CPU, results.read_all(kept, "cpu")) for t in select("all")]
     drawn = figures({table.table.name: table for table in tables})
     page = html(tables, drawn, title="Tables", command="piwsl report")

@@ -27,7 +27,9 @@ class Comparison:
     Attributes:
         quantity: a key of `published.QUANTITIES`.
         ours: mean and standard deviation over seeds, None without a result.
-        our_gain: our mean relative to that of the supervised cell of the row, less 1.
+        seeds: how many runs have the quantity.
+        our_gain: our mean relative to that of the supervised cell of the row, less 1; over the
+            seeds that both have.
         printed: the paper's number.
         printed_gain: the paper's mean relative to that of its supervised cell, less 1.
         within_spread: whether our difference to supervised is smaller than the standard
@@ -36,6 +38,7 @@ class Comparison:
 
     quantity: str
     ours: Statistic | None
+    seeds: int
     our_gain: float | None
     printed: Printed | None
     printed_gain: float | None
@@ -178,25 +181,31 @@ def _compared(cell: FilledCell, baseline: FilledCell | None, table: PaperTable) 
 def _comparison(
     cell: FilledCell, baseline: FilledCell | None, table: PaperTable, quantity: str
 ) -> Comparison:
-    ours, printed = _statistic(cell.runs, quantity), table.printed(cell.cell, quantity)
+    values, printed = _values(cell, quantity), table.printed(cell.cell, quantity)
     our_gain = printed_gain = within = None
     if baseline is not None and baseline is not cell:
-        base, printed_base = (
-            _statistic(baseline.runs, quantity),
-            table.printed(baseline.cell, quantity),
-        )
+        base_values = _values(baseline, quantity)
+        printed_base = table.printed(baseline.cell, quantity)
+        common = sorted(values.keys() & base_values.keys())
+        ours = _statistic([values[seed] for seed in common])
+        base = _statistic([base_values[seed] for seed in common])
         if ours and base and base.mean > 0:
             our_gain = ours.mean / base.mean - 1
             spread = math.hypot(ours.std, base.std)
             within = None if math.isnan(spread) else abs(ours.mean - base.mean) < spread
         if printed and printed_base and printed_base.mean > 0:
             printed_gain = printed.mean / printed_base.mean - 1
-    return Comparison(quantity, ours, our_gain, printed, printed_gain, within)
+    whole = _statistic(list(values.values()))
+    return Comparison(quantity, whole, len(values), our_gain, printed, printed_gain, within)
 
 
-def _statistic(runs: Sequence[RunResult], quantity: str) -> Statistic | None:
-    values = [run.value(quantity) for run in runs]
-    values = [value for value in values if value is not None]
+def _values(cell: FilledCell, quantity: str) -> dict[int, float]:
+    """Return a quantity of the runs that have it, by seed."""
+    values = {run.seed: run.value(quantity) for run in cell.runs}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _statistic(values: Sequence[float]) -> Statistic | None:
     return Statistic.of(values) if values else None
 
 

@@ -196,7 +196,7 @@ def _ours(cell: FilledCell, comparison: Comparison) -> str:
         if cell.training is None:
             return f"not run: {cell.missing}"
         return "not measured" if cell.runs else cell.missing
-    text = f"{format_our(comparison.ours)} ({len(cell.runs)})"
+    text = f"{format_our(comparison.ours)} ({comparison.seeds})"
     gain = format_change(comparison.our_gain)
     return f"{text}, {gain}" if gain else text
 

@@ -63,13 +63,15 @@ class Plan:
             models: of the paper, such as `painn`; each in both force modes.
 
         Raises:
-            UserError: if a model is unknown.
+            UserError: if a model is unknown, or there is nothing to run with it.
         """
         for model in models:
             expect_choice("model", model, MODELS)
         if not models:
             return self
-        wanted = (w for w in self.wanted if w.training.model.removesuffix("_gf") in models)
+        wanted = [w for w in self.wanted if w.training.model.removesuffix("_gf") in models]
+        if self.wanted and not wanted:
+            raise UserError(f"nothing to run with {' or '.join(models)} here at this scale")
         return replace(self, wanted=tuple(wanted))
 
     @property

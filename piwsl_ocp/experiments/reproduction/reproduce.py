@@ -83,7 +83,7 @@ class Reproduction:
             retry_failed: go on with runs that failed before.
 
         Returns:
-            Whether every run is finished.
+            Whether every run is finished; not where a data set is missing.
 
         Raises:
             UserError: if a data set is damaged or cannot be made.
@@ -102,7 +102,7 @@ class Reproduction:
             for line in collect_if_there(self.folders):
                 self._print(f"note: {line}")
         outcome.show(self.console)
-        return outcome.is_complete
+        return outcome.is_complete and not jobs.missing_data
 
     def show_tables(self) -> None:
         """Print the tables from the kept results."""

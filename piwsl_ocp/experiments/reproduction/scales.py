@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from piwsl_ocp.datasets import ConversionOptions, convert
+from piwsl_ocp.datasets import ConversionOptions, DatasetInfo, convert
 from piwsl_ocp.datasets.info import INFO_FILE
+from piwsl_ocp.datasets.splits import SCHEMES
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.reproduction.published import Settings
 from piwsl_ocp.ocp.config import configs_folder
@@ -93,8 +95,41 @@ class DatasetRecipe:
     options: ConversionOptions
 
     def is_made(self, data: Path) -> bool:
-        """Return whether it is there."""
-        return (data / self.folder / INFO_FILE).is_file()
+        """Return whether it is there.
+
+        Raises:
+            UserError: if there is a data set that was made of other files or in another way.
+        """
+        folder = data / self.folder
+        if not (folder / INFO_FILE).is_file():
+            return False
+        others = "; ".join(self._differences(DatasetInfo.read(folder)))
+        if others:
+            raise UserError(
+                f"'{folder}' is not the data set {self.name} of the tables ({others}): "
+                f"move it away or give another --data, and make it with {self.command(data)}"
+            )
+        return True
+
+    def _differences(self, info: DatasetInfo) -> Iterator[str]:
+        """Say in what a data set differs from what the recipe asks for."""
+        options, requested = self.options, info.split.get("requested", {})
+        for what, found, wanted in (
+            ("training structures", requested.get("train"), options.train),
+            ("validation structures", requested.get("val"), options.validation),
+            ("test structures", requested.get("test"), options.test),
+            ("split seed", info.split.get("seed"), options.split_seed),
+            ("references", info.reference_kind, options.references),
+        ):
+            if wanted is not None and found != wanted:
+                yield f"{what}: {found} in place of {wanted}"
+        scheme = info.split.get("scheme")
+        if options.split and SCHEMES.get(scheme) is not SCHEMES[options.split]:
+            yield f"split: {scheme} in place of {options.split}"
+        files = [file["name"] for file in info.files]
+        for pattern in self.patterns:
+            if not any(fnmatch(name, pattern) for name in files):
+                yield f"files: {', '.join(files)} in place of {pattern}"
 
     def command(self, data: Path) -> str:
         """Return the command that makes it from files in the current folder."""

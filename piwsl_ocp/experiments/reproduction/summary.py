@@ -87,9 +87,13 @@ def texts(tables: Sequence[FilledTable]) -> list[tuple[str, ...]]:
 def without_result(tables: Sequence[FilledTable]) -> str:
     """Return the methods that were not run yet, by table, as one line; empty if all were."""
     missing: dict[str, list[str]] = {}
-    for line in summarise(tables):
-        if not line.compared:
-            missing.setdefault(line.table.split(":")[0], []).append(line.method)
+    for table in tables:
+        if table.has_results:
+            methods = [line.method for line in _lines(table) if not line.compared]
+        else:
+            methods = list(dict.fromkeys(cell.label for cell in table.cells))
+        if methods:
+            missing[table.table.heading.removeprefix("Table ").split(":")[0]] = methods
     named = [f"{table} ({', '.join(methods)})" for table, methods in missing.items()]
     return f"Not run yet: {'; '.join(named)}." if named else ""
 

@@ -157,7 +157,8 @@ def training(cell: Cell, table: PaperTable, scale: Scale) -> Training:
         raise UserError(reason)
     model = model_file(settings)
     name = dataset_config(settings, scale)
-    parts = grid.parts(scale.name, name, model, method_file(settings))
+    # The weights of the published cell, whatever N stands for its N.
+    parts = grid.parts(scale.name, name, model, method_file(cell.settings))
     config = deepcopy(_composed(parts))
     for section, values in grid.exceptions(scale.name, name, model).items():
         config[section] = {**config[section], **values}

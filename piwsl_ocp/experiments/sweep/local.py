@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -17,24 +18,27 @@ from piwsl_ocp.experiments.processes import (
     stop,
 )
 from piwsl_ocp.experiments.run_record import Failure, RunRecord, last_lines
+from piwsl_ocp.ocp.devices import visible_gpus
 
 #: Exit code of a process that saved and stopped.
 _INTERRUPTED = 130
 
 
 class LocalLauncher:
-    """Makes runs in processes of this machine, each with one thread.
+    """Makes runs in processes of this machine, each with one thread and at most one GPU.
 
     Args:
-        parallel: processes at a time; one for each core by default.
+        parallel: processes at a time; by default one for each GPU, or else for each core.
     """
 
     poll_seconds = POLL_SECONDS
 
     def __init__(self, parallel: int | None = None) -> None:
-        self.slots = parallel or available_cores()
+        self._gpus = visible_gpus()
+        self.slots = parallel or len(self._gpus) or available_cores()
         self._waiting: dict[str, Job] = {}
         self._working: dict[str, Worker] = {}
+        self._gpu_of: dict[str, str | None] = {}
         self._stopping: dict[str, float] = {}
 
     def __enter__(self) -> LocalLauncher:
@@ -85,7 +89,13 @@ class LocalLauncher:
     def _start(self) -> None:
         while self._waiting and len(self._working) < self.slots:
             folder = next(iter(self._waiting))
-            self._working[folder] = start([self._waiting.pop(folder)])
+            self._gpu_of[folder] = self._free_gpu()
+            self._working[folder] = start([self._waiting.pop(folder)], self._gpu_of[folder])
+
+    def _free_gpu(self) -> str | None:
+        """Return the GPU with the fewest runs, None where there is no GPU."""
+        busy = Counter(self._gpu_of[folder] for folder in self._working)
+        return min(self._gpus, key=lambda gpu: busy[gpu], default=None)
 
 
 def _failure(folder: str, worker: Worker) -> Failure | None:
