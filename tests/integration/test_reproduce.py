@@ -136,9 +136,9 @@ def test_missing_data_are_no_success(
     with (tmp_path / "printed").open("w") as file:
         reproduction = Reproduction([table], scale, elsewhere, Console(file=file, width=160))
         assert not reproduction.run(LocalLauncher(1))
-    assert "no data set embedded_aspirin_n20: give --data-source" in (
-        tmp_path / "printed"
-    ).read_text()
+    assert (
+        "no data set embedded_aspirin_n20: give --data-source" in (tmp_path / "printed").read_text()
+    )
 
 
 def test_a_run_that_fails_leaves_the_others_alone(
