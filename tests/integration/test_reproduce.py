@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,16 @@ def test_a_table_is_trained_kept_and_shown(
         again = Reproduction([table], scale, folders, Console(file=file, width=160))
         assert again.run(LocalLauncher(1))
     assert "2 of 2 runs are finished, in" in (tmp_path / "again").read_text()
+    assert "are made again" not in (tmp_path / "again").read_text()
+
+    shutil.rmtree(runs[0])
+    with (tmp_path / "anew").open("w") as file:
+        anew = Reproduction([table], scale, folders, Console(file=file, width=160))
+        assert anew.run(LocalLauncher(1))
+    assert (
+        "1 of the runs have a kept result but no run folder and are made again"
+        in (tmp_path / "anew").read_text()
+    )
 
 
 def test_another_data_set_in_the_folder_is_refused(

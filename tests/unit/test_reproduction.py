@@ -222,13 +222,13 @@ def test_a_missing_data_set_comes_with_its_command(tmp_path: Path) -> None:
     jobs = jobs_of(plan(select("A10"), CPU), tmp_path, tmp_path / "runs")
     assert not jobs.jobs
     command = jobs.missing_data["ani1x_n100_second"]
-    assert command.startswith("piwsl data convert ani1x ani1x_sample_1000.h5 --n-train 100 ")
+    assert command.startswith("piwsl data convert ani1x ani1x[-_][rs]*.h5 --n-train 100 ")
     assert "--split-seed 1 " in command
     assert command.endswith(f"--out {tmp_path}/cpu/ani1x_n100_second")
 
 
 def test_a_raw_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'ani1x_sample_1000.h5' below .*: found none, expected"):
+    with pytest.raises(UserError, match=r"'ani1x\[-_\]\[rs\]\*.h5' below .*: found none, expected"):
         jobs_of(plan(select("4"), CPU), tmp_path, tmp_path / "runs", source=tmp_path)
 
 

@@ -153,7 +153,7 @@ def error_against_time(tables: Mapping[str, FilledTable]) -> str | None:
                 if not seconds:
                     continue
                 colour = COLOURS[1 + MODELS.index(str(cell.cell.settings.model))]
-                marker = _MARKERS.get(cell.cell.column, "o")
+                marker = _MARKERS[cell.cell.column]
                 _points(panel, [(np.mean(seconds), cell)], quantity, colour, marker)
             for model in dict.fromkeys(str(c.cell.settings.model) for c in members):
                 panel.plot([], [], "-", color=COLOURS[1 + MODELS.index(model)], label=model)
@@ -166,7 +166,13 @@ def error_against_time(tables: Mapping[str, FilledTable]) -> str | None:
         return as_svg(figure, "time")
 
 
-_MARKERS = {"supervised": "o", "noisy_nodes": "s", "piwsl": "^", "trapezoid": "D"}
+_MARKERS = {
+    "supervised": "o",
+    "noisy_nodes": "s",
+    "piwsl": "^",
+    "trapezoid": "D",
+    "supervised_equal_time": "v",
+}
 
 _FIGURES: Mapping[str, Callable[[Mapping[str, FilledTable]], str | None]] = {
     "Figure 2 a, b: gain against N on ANI-1x. Filled: ours; open and dashed: the paper's.": (

@@ -92,6 +92,15 @@ class Reproduction:
         jobs = self._jobs(convert=True)
         self._print_missing(jobs)
         finished = sum(job.is_done for job in jobs.jobs)
+        kept = {
+            result.run for result in read_all(self.folders.results, self.scale.name).runs.values()
+        }
+        again = sum(job.name in kept and not job.is_begun for job in jobs.jobs)
+        if again:
+            self._print(
+                f"{again} of the runs have a kept result but no run folder and are made again: "
+                "--report-only shows what is kept; --results FOLDER keeps the new ones elsewhere"
+            )
         self._print(
             f"{finished} of {len(jobs.jobs)} runs are finished, in {self.folders.runs}: "
             "Ctrl-C saves, the same command goes on"
