@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
 
@@ -60,8 +61,11 @@ class Job:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the training reached its last step."""
-        return self.is_begun and RunFolder(Path(self.run_folder)).is_finished
+        """Whether the training reached its last step; not where the folder is damaged."""
+        try:
+            return self.is_begun and RunFolder(Path(self.run_folder)).is_finished
+        except UserError:
+            return False  # the run says so when it is gone on with
 
     @property
     def missing_measurements(self) -> tuple[str, ...]:

@@ -134,9 +134,12 @@ def _status_kept(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def is_finished(run_folder: Path | str) -> bool:
-    """Return whether the training of a run folder reached its last step."""
-    path = Path(run_folder) / STATUS_FILE
-    return path.is_file() and json.loads(path.read_text())["status"] == "finished"
+    """Return whether the training of a run folder reached its last step.
+
+    Raises:
+        UserError: if its `run.json` is damaged.
+    """
+    return _read_status(Path(run_folder)).get("status") == "finished"
 
 
 def new_run_folder(root: Path | str, name: str) -> Path:
@@ -197,10 +200,21 @@ def _prepare(folder: Path, config: Mapping[str, Any]) -> None:
     write_atomically(folder / CONFIG_FILE, lambda file: file.write(text.encode()))
 
 
+def _read_status(folder: Path) -> dict[str, Any]:
+    """Return what run.json says, nothing where there is none."""
+    path = folder / STATUS_FILE
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"'{path}' is cut off or no JSON: remove it, and the run goes on from its checkpoint"
+        ) from error
+
+
 def _write_status(folder: Path, status: dict[str, Any], word: str, **more: Any) -> None:
     """Write run.json under a temporary name first; time stamps are in UTC."""
     path = folder / STATUS_FILE
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before = _read_status(folder)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     content = {**status, "started": before.get("started", now), "changed": now, "status": word}
     text = json.dumps({**content, **more}, indent=2) + "\n"

@@ -164,3 +164,22 @@ def test_a_run_that_another_process_works_on_is_left_alone(data: Path, tmp_path:
         (status,) = status_of_folder(tmp_path / "runs")
         assert status.state == "running"
     assert RunRecord(job.run_folder).failure is None
+
+
+@pytest.mark.slow
+def test_a_damaged_run_leaves_the_others_alone(data: Path, tmp_path: Path) -> None:
+    first, second = plan(tmp_path, data, {"config": methods("supervised"), "seed": [0, 1]})
+    assert make([first], LocalLauncher(1)).is_complete
+    record = Path(first.run_folder) / "run.json"
+    record.write_text(record.read_text()[:20])
+    assert states([first, second]) == ["damaged", "planned"]
+    outcome = make([first, second], LocalLauncher(1))
+    assert set(outcome.failures) == {first.run_folder}
+    assert "is cut off or no JSON: remove it" in outcome.failures[first.run_folder].reason
+    assert states([first, second]) == ["damaged", "finished"]
+    damaged, whole = status_of_folder(tmp_path / "runs")
+    assert (damaged.state, whole.state) == ("damaged", "finished")
+    assert "is cut off or no JSON" in damaged.note
+
+    record.unlink()
+    assert make([first, second], LocalLauncher(1), retry_failed=True).is_complete

@@ -20,7 +20,13 @@ from piwsl_ocp.experiments.run_record import RunRecord
 #: States that change by themselves.
 ACTIVE = ("pending", "running", "preempted")
 
-_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+_STYLES = {
+    "finished": "green",
+    "running": "cyan",
+    "failed": "red",
+    "damaged": "red",
+    "interrupted": "yellow",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class RunStatus:
 
     Attributes:
         name: name of the run folder.
-        state: planned, pending, running, finished, failed, interrupted or preempted.
+        state: planned, pending, running, finished, failed, interrupted, preempted or damaged.
         step: last logged step.
         steps: steps of the whole training, None where that is not known.
         seconds_left: estimate from the time of the steps so far; not a number if unknown.
@@ -66,7 +72,9 @@ def status_of_jobs(jobs: Sequence[Job], slurm: Mapping[str, Any] | None = None) 
         slurm: states of SLURM jobs, see `slurm_queue.states`.
     """
     return [
-        _status(Path(job.run_folder), job.is_done, steps_of(job.config), slurm or {})
+        _status(
+            Path(job.run_folder), not job.missing_measurements, steps_of(job.config), slurm or {}
+        )
         for job in jobs
     ]
 
@@ -77,9 +85,7 @@ def status_of_folder(root: Path | str, slurm: Mapping[str, Any] | None = None) -
     Raises:
         UserError: if there is no such folder.
     """
-    return [
-        _status(folder, _is_finished(folder), None, slurm or {}) for folder in run_folders(root)
-    ]
+    return [_status(folder, True, None, slurm or {}) for folder in run_folders(root)]
 
 
 def run_folders(root: Path | str) -> list[Path]:
@@ -126,12 +132,18 @@ def is_active(statuses: Sequence[RunStatus]) -> bool:
     return any(status.state in ACTIVE for status in statuses)
 
 
-def _is_finished(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file() and RunFolder(folder).is_finished
+def _status(folder: Path, measured: bool, steps: int | None, slurm: Mapping[str, Any]) -> RunStatus:
+    try:
+        return _read_status(folder, measured, steps, slurm)
+    except UserError as error:
+        return RunStatus(folder.name, "damaged", steps=steps, note=str(error))
 
 
-def _status(folder: Path, finished: bool, steps: int | None, slurm: Mapping[str, Any]) -> RunStatus:
+def _read_status(
+    folder: Path, measured: bool, steps: int | None, slurm: Mapping[str, Any]
+) -> RunStatus:
     begun = (folder / CONFIG_FILE).is_file()
+    finished = begun and measured and RunFolder(folder).is_finished
     state, note = ("finished", "") if finished else _state(folder, begun, slurm)
     if not begun:
         return RunStatus(folder.name, state, steps=steps, note=note)
