@@ -33,10 +33,11 @@ STOP_SECONDS = 60.0
 
 @dataclass
 class Worker:
-    """A process that does some jobs one after the other, and what it wrote."""
+    """A process that does some jobs one after the other, what it wrote, and its GPU if set."""
 
     process: subprocess.Popen
     output: BinaryIO
+    gpu: str | None = None
 
     def written(self) -> str:
         """Return what the process wrote so far."""
@@ -128,7 +129,7 @@ def start(jobs: Sequence[Job], gpu: str | None = None) -> Worker:
     )
     process.stdin.write(f"{to_json(jobs)}\n".encode())
     process.stdin.flush()
-    return Worker(process, output)
+    return Worker(process, output, gpu)
 
 
 def _has_ended(worker: Worker) -> bool:

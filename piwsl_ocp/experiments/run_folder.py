@@ -13,9 +13,9 @@ import pandas
 import yaml
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.run_status import read_status
 
 CONFIG_FILE = "config.yml"
-STATUS_FILE = "run.json"
 METRICS_FILE = "logs/piwsl/metrics.jsonl"
 BEST_CHECKPOINT = "checkpoints/best_checkpoint.pt"
 
@@ -62,10 +62,7 @@ class RunFolder:
     @cached_property
     def status(self) -> dict[str, Any]:
         """Status and provenance as the training wrote them; `status` is "unknown" without them."""
-        path = self.path / STATUS_FILE
-        if not path.is_file():
-            return {"status": "unknown"}
-        return _read_json(path)
+        return read_status(self.path) or {"status": "unknown"}
 
     @property
     def is_finished(self) -> bool:
@@ -179,15 +176,13 @@ class RunFolder:
                 f"'{self.path}' has no results/{split}.json: "
                 f"run `piwsl validate {self.path} --split {split}`"
             )
-        return _read_json(path)
+        try:
+            return json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"'{path}' is cut off or no JSON: remove it and make it again"
+            ) from error
 
     def has_result(self, split: str = "test") -> bool:
         """Return whether the best checkpoint was evaluated on a split."""
         return (self.path / "results" / f"{split}.json").is_file()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"'{path}' is cut off or no JSON: remove it and make it again") from error

@@ -20,7 +20,7 @@ from piwsl_ocp.models.gradient_forces import EnergyModel, checked_choice, option
 
 
 class PairForces(nn.Module):
-    r"""Direct forces on atoms whose features are scalars: sums of central forces of their pairs.
+    """Direct forces on atoms whose features are scalars: sums of central forces of their pairs.
 
     F_i = sum_j f(x_i, x_j, d_ij) (r_i - r_j) / d_ij, with f = f(x_j, x_i, d_ij) a small network of
     (A x_i) * (A x_j) * W(d_ij), brought to 0 at the cutoff by the cosine envelope of SchNet. A

@@ -25,7 +25,7 @@ def find_device(name: str | None = None) -> torch.device:
     Raises:
         UserError: if it is none of them, or this machine does not have it.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = len(visible_gpus())
     if name is None:
         return torch.device("cuda" if gpus else "cpu")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
-import json
 import logging
 import os
 import shlex
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,10 @@ from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.provenance import code_version
 from piwsl_ocp.ocp.ranks import Ranks
 from piwsl_ocp.ocp.run_lock import only_process
+from piwsl_ocp.ocp.run_status import is_finished, write_status
 from piwsl_ocp.ocp.state import read_checkpoint
 
 CONFIG_FILE = "config.yml"
-STATUS_FILE = "run.json"
 LOG_FILE = "logs/run.log"
 CHECKPOINT_FILE = "checkpoints/checkpoint.pt"
 
@@ -119,27 +117,18 @@ def _status_kept(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
         "code": code_version(),
         "process": {"host": socket.gethostname(), "pid": os.getpid()},
     }
-    _write_status(folder, status, "running")
+    write_status(folder, status, "running")
     try:
         yield
     except (TrainingInterrupted, KeyboardInterrupt):
-        _write_status(folder, status, "interrupted")
+        write_status(folder, status, "interrupted")
         raise
     except BaseException as error:
         with suppress(UserError):
             reason = f"{type(error).__name__}: {error}"[:500]
-            _write_status(folder, status, "failed", error=reason)
+            write_status(folder, status, "failed", error=reason)
         raise
-    _write_status(folder, status, "finished")
-
-
-def is_finished(run_folder: Path | str) -> bool:
-    """Return whether the training of a run folder reached its last step.
-
-    Raises:
-        UserError: if its `run.json` is damaged.
-    """
-    return _read_status(Path(run_folder)).get("status") == "finished"
+    write_status(folder, status, "finished")
 
 
 def new_run_folder(root: Path | str, name: str) -> Path:
@@ -198,27 +187,6 @@ def _prepare(folder: Path, config: Mapping[str, Any]) -> None:
     saved = {key: value for key, value in config.items() if key not in ("run_dir",)}
     text = yaml.safe_dump(deepcopy(saved), sort_keys=False)
     write_atomically(folder / CONFIG_FILE, lambda file: file.write(text.encode()))
-
-
-def _read_status(folder: Path) -> dict[str, Any]:
-    """Return what run.json says, nothing where there is none."""
-    path = folder / STATUS_FILE
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"'{path}' is cut off or no JSON: remove it, and the run goes on from its checkpoint"
-        ) from error
-
-
-def _write_status(folder: Path, status: dict[str, Any], word: str, **more: Any) -> None:
-    """Write run.json under a temporary name first; time stamps are in UTC."""
-    path = folder / STATUS_FILE
-    before = _read_status(folder)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    content = {**status, "started": before.get("started", now), "changed": now, "status": word}
-    text = json.dumps({**content, **more}, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.run_status import read_status
 
 #: Folder below a run folder for what belongs to the process that works on it.
 PROCESS_FOLDER = ".run"
@@ -71,7 +71,7 @@ def is_locked(run_folder: Path | str) -> bool:
 
 def _holder(run_folder: Path) -> str:
     """Return a phrase for the process that `run.json` names, empty if it names none."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        process = json.loads((run_folder / "run.json").read_text())["process"]
+    with suppress(OSError, ValueError, KeyError, TypeError, UserError):
+        process = read_status(run_folder)["process"]
         return f" (number {process['pid']} on {process['host']})"
     return ""

@@ -57,7 +57,8 @@ def test_runs_side_by_side_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> N
     def start(jobs: Sequence[Job], gpu: str | None) -> Worker:
         seen.append((jobs[0].run_folder, gpu))
         waits = [sys.executable, "-c", "input()"]
-        return Worker(subprocess.Popen(waits, stdin=subprocess.PIPE), tempfile.TemporaryFile())
+        process = subprocess.Popen(waits, stdin=subprocess.PIPE)
+        return Worker(process, tempfile.TemporaryFile(), gpu)
 
     monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "5"])
     monkeypatch.setattr(local, "start", start)

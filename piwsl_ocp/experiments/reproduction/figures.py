@@ -153,7 +153,7 @@ def error_against_time(tables: Mapping[str, FilledTable]) -> str | None:
                 if not seconds:
                     continue
                 colour = COLOURS[1 + MODELS.index(str(cell.cell.settings.model))]
-                marker = _MARKERS[cell.cell.column]
+                marker = _MARKERS.get(cell.cell.column, "o")
                 _points(panel, [(np.mean(seconds), cell)], quantity, colour, marker)
             for model in dict.fromkeys(str(c.cell.settings.model) for c in members):
                 panel.plot([], [], "-", color=COLOURS[1 + MODELS.index(model)], label=model)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from piwsl_ocp.consistency.choices import expect_choice
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.experiments.grid import MODELS
+from piwsl_ocp.experiments.grid import FORCE_VARIANTS, MODELS
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.reproduction.published import Cell, PaperTable, find, load, names
@@ -69,7 +69,7 @@ class Plan:
             expect_choice("model", model, MODELS)
         if not models:
             return self
-        wanted = [w for w in self.wanted if w.training.model.removesuffix("_gf") in models]
+        wanted = [w for w in self.wanted if _paper_model(w.training) in models]
         if self.wanted and not wanted:
             raise UserError(f"nothing to run with {' or '.join(models)} here at this scale")
         return replace(self, wanted=tuple(wanted))
@@ -164,16 +164,20 @@ def jobs_of(
     Raises:
         UserError: if a data set is damaged or cannot be made.
     """
-    jobs, missing = [], {}
-    for seed in range(plan.seeds):
-        for wanted in plan.wanted:
-            recipe = wanted.training.data
-            if not recipe.is_made(data) and source is not None:
-                recipe.make(data, source, report)
-            if recipe.is_made(data):
-                jobs.append(wanted.training.job(seed, data, runs, wanted.measurements))
-            else:
-                missing[recipe.name] = recipe.command(data)
+    missing = {}
+    for name, recipe in {w.training.data.name: w.training.data for w in plan.wanted}.items():
+        if recipe.is_made(data):
+            continue
+        if source is None:
+            missing[name] = recipe.command(data)
+        else:
+            recipe.make(data, source, report)
+    jobs = [
+        wanted.training.job(seed, data, runs, wanted.measurements)
+        for seed in range(plan.seeds)
+        for wanted in plan.wanted
+        if wanted.training.data.name not in missing
+    ]
     return Jobs(tuple(jobs), missing)
 
 
@@ -203,7 +207,12 @@ def _measured_seconds(trained: Training, results: Results) -> float | None:
     return None
 
 
+def _paper_model(trained: Training) -> str:
+    """Return the model as the paper names it, in whichever force mode it is trained."""
+    return FORCE_VARIANTS.get(trained.model, trained.model)
+
+
 def _guessed_seconds(trained: Training, scale: Scale) -> float:
-    base = trained.model.removesuffix("_gf")
+    base = _paper_model(trained)
     work = WORK_OF_COPIES[trained.copies] * (WORK_OF_GRADIENT if trained.model != base else 1.0)
     return scale.seconds_per_step[base] * work

@@ -15,7 +15,7 @@ from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.pages import terminal_tables
 from piwsl_ocp.experiments.reproduction.plan import Jobs, Plan, duration, jobs_of, plan
 from piwsl_ocp.experiments.reproduction.published import PaperTable
-from piwsl_ocp.experiments.reproduction.results import Results, collect, read_all
+from piwsl_ocp.experiments.reproduction.results import Results, collect, file_of, read_all
 from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.run import Launcher
@@ -92,10 +92,10 @@ class Reproduction:
         jobs = self._jobs(convert=True)
         self._print_missing(jobs)
         finished = sum(job.is_done for job in jobs.jobs)
-        kept = {
-            result.run for result in read_all(self.folders.results, self.scale.name).runs.values()
-        }
-        again = sum(job.name in kept and not job.is_begun for job in jobs.jobs)
+        again = sum(
+            file_of(self.folders.results, self.scale.name, job.name).is_file() and not job.is_begun
+            for job in jobs.jobs
+        )
         if again:
             self._print(
                 f"{again} of the runs have a kept result but no run folder and are made again: "

@@ -143,6 +143,11 @@ def folder_of(results: Path, scale: str) -> Path:
     return results / scale / "runs"
 
 
+def file_of(results: Path, scale: str, run: str) -> Path:
+    """Return the file of the result of a run, there or not."""
+    return folder_of(results, scale) / f"{run}.json"
+
+
 def of_run(run: RunFolder) -> RunResult:
     """Return what is kept of a run folder.
 
@@ -191,7 +196,7 @@ def of_run(run: RunFolder) -> RunResult:
 
 def write(result: RunResult, results: Path) -> Path:
     """Write a result into the folder of all results; an earlier one of the same run is replaced."""
-    path = folder_of(results, result.scale) / f"{result.run}.json"
+    path = file_of(results, result.scale, result.run)
     text = json.dumps(result.model_dump(exclude_none=True), indent=1) + "\n"
     write_atomically(path, lambda file: file.write(_one_line_lists(text).encode()))
     return path
@@ -223,7 +228,7 @@ def collect(runs: Path, results: Path) -> list[str]:
 
 def _with_earlier_measurements(result: RunResult, results: Path) -> RunResult:
     """Add what was measured of a run when it still had its checkpoint."""
-    path = folder_of(results, result.scale) / f"{result.run}.json"
+    path = file_of(results, result.scale, result.run)
     try:
         earlier = _read(path) if path.is_file() else result
     except UserError:

@@ -38,7 +38,6 @@ class LocalLauncher:
         self.slots = parallel or len(self._gpus) or available_cores()
         self._waiting: dict[str, Job] = {}
         self._working: dict[str, Worker] = {}
-        self._gpu_of: dict[str, str | None] = {}
         self._stopping: dict[str, float] = {}
 
     def __enter__(self) -> LocalLauncher:
@@ -89,12 +88,11 @@ class LocalLauncher:
     def _start(self) -> None:
         while self._waiting and len(self._working) < self.slots:
             folder = next(iter(self._waiting))
-            self._gpu_of[folder] = self._free_gpu()
-            self._working[folder] = start([self._waiting.pop(folder)], self._gpu_of[folder])
+            self._working[folder] = start([self._waiting.pop(folder)], self._free_gpu())
 
     def _free_gpu(self) -> str | None:
         """Return the GPU with the fewest runs, None where there is no GPU."""
-        busy = Counter(self._gpu_of[folder] for folder in self._working)
+        busy = Counter(worker.gpu for worker in self._working.values())
         return min(self._gpus, key=lambda gpu: busy[gpu], default=None)
 
 

@@ -1,0 +1,59 @@
+"""What `run.json` in a run folder says: how far the training is, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from piwsl_ocp.atomic_file import write_atomically
+from piwsl_ocp.errors import UserError
+
+STATUS_FILE = "run.json"
+
+
+def read_status(run_folder: Path | str) -> dict[str, Any]:
+    """Return what it says, nothing where there is none.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = Path(run_folder) / STATUS_FILE
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"'{path}' is cut off or no JSON: remove it, and the run goes on from its checkpoint"
+        ) from error
+
+
+def write_status(
+    run_folder: Path | str, provenance: Mapping[str, Any], word: str, **more: Any
+) -> None:
+    """Write it anew, with the time of its first writing kept; time stamps are in UTC.
+
+    Args:
+        run_folder: the run folder.
+        provenance: where the training comes from.
+        word: `running`, `interrupted`, `failed` or `finished`.
+        more: further facts.
+
+    Raises:
+        UserError: if it is damaged or cannot be written.
+    """
+    before = read_status(run_folder)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    content = {**provenance, "started": before.get("started", now), "changed": now, "status": word}
+    text = json.dumps({**content, **more}, indent=2) + "\n"
+    write_atomically(Path(run_folder) / STATUS_FILE, lambda file: file.write(text.encode()))
+
+
+def is_finished(run_folder: Path | str) -> bool:
+    """Return whether the training reached its last step.
+
+    Raises:
+        UserError: if `run.json` is damaged.
+    """
+    return read_status(run_folder).get("status") == "finished"
