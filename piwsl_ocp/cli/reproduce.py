@@ -48,6 +48,9 @@ def reproduce(
     parallel: Parallel = None,
     profile: Profile = "cpu",
     retry_failed: RetryFailed = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Leave runs alone whose result is kept already.")
+    ] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show tables, runs and costs at each scale.")
     ] = False,
@@ -74,7 +77,9 @@ def reproduce(
         console.print(overview(tables, results))
         return
     folders = Folders(runs, results, data, data_source)
-    reproduction = Reproduction(tables, find_scale(scale), folders, console, seeds, model or ())
+    reproduction = Reproduction(
+        tables, find_scale(scale), folders, console, seeds, model or (), missing_only=missing
+    )
     if dry_run:
         reproduction.show_jobs()
         return

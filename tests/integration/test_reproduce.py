@@ -117,6 +117,13 @@ def test_a_table_is_trained_kept_and_shown(
     assert "are made again" not in (tmp_path / "again").read_text()
 
     shutil.rmtree(runs[0])
+    with (tmp_path / "missing").open("w") as file:
+        missing = Reproduction(
+            [table], scale, folders, Console(file=file, width=160), missing_only=True
+        )
+        assert missing.run(LocalLauncher(1))
+    assert "0 of 0 runs are finished" in (tmp_path / "missing").read_text()
+    assert not runs[0].exists()
     with (tmp_path / "anew").open("w") as file:
         anew = Reproduction([table], scale, folders, Console(file=file, width=160))
         assert anew.run(LocalLauncher(1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -51,6 +51,7 @@ class Reproduction:
         console: where to say what happens.
         seeds: runs of each training, that of the scale by default.
         models: train these alone; all by default.
+        missing_only: leave runs alone that have a kept result, with or without a run folder.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Reproduction:
         console: Console,
         seeds: int | None = None,
         models: Sequence[str] = (),
+        missing_only: bool = False,
     ) -> None:
         self.tables = tables
         self.scale = scale
         self.folders = folders
         self.console = console
+        self.missing_only = missing_only
         self.plan: Plan = plan(tables, scale, seeds).of_models(models)
 
     def show_jobs(self) -> None:
@@ -92,14 +95,12 @@ class Reproduction:
         jobs = self._jobs(convert=True)
         self._print_missing(jobs)
         finished = sum(job.is_done for job in jobs.jobs)
-        again = sum(
-            file_of(self.folders.results, self.scale.name, job.name).is_file() and not job.is_begun
-            for job in jobs.jobs
-        )
+        again = sum(self._has_result(job) and not job.is_begun for job in jobs.jobs)
         if again:
             self._print(
                 f"{again} of the runs have a kept result but no run folder and are made again: "
-                "--report-only shows what is kept; --results FOLDER keeps the new ones elsewhere"
+                "--report-only shows what is kept; --missing leaves them alone; "
+                "--results FOLDER keeps the new ones elsewhere"
             )
         self._print(
             f"{finished} of {len(jobs.jobs)} runs are finished, in {self.folders.runs}: "
@@ -124,7 +125,13 @@ class Reproduction:
 
     def _jobs(self, convert: bool) -> Jobs:
         source = self.folders.source if convert else None
-        return jobs_of(self.plan, self.folders.data, self.folders.runs, source, self._print)
+        jobs = jobs_of(self.plan, self.folders.data, self.folders.runs, source, self._print)
+        if not self.missing_only:
+            return jobs
+        return replace(jobs, jobs=tuple(job for job in jobs.jobs if not self._has_result(job)))
+
+    def _has_result(self, job: Job) -> bool:
+        return file_of(self.folders.results, self.scale.name, job.name).is_file()
 
     def _print_missing(self, jobs: Jobs) -> None:
         for reason, cells in self.plan.left_out.items():
