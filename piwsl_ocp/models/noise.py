@@ -87,12 +87,12 @@ def uniform(
     Args:
         keys: of any shape.
         count: numbers for each key.
-        dtype: of the result.
+        dtype: of the result; what has fewer digits than the grid is given in float32.
     """
     counters = torch.arange(count, device=keys.device)
     bits = combine(keys[..., None].expand(*keys.shape, count), counters)
     mantissa = (bits >> (64 - _MANTISSA_BITS)) & (2**_MANTISSA_BITS - 1)
-    return mantissa.to(dtype) * 2.0**-_MANTISSA_BITS
+    return mantissa.to(torch.promote_types(dtype, torch.float32)) * 2.0**-_MANTISSA_BITS
 
 
 def normal(

@@ -105,6 +105,20 @@ def test_dropout_keeps_the_mean(kind: str) -> None:
     assert torch.equal(dropout(dropped, batch.batch), dropped)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dropout_has_its_rate_in_every_dtype(dtype: torch.dtype) -> None:
+    draws, batch = draws_for(50, list(range(50)))
+    ones = torch.ones(batch.edge_index.shape[1], 1, 64, dtype=dtype)
+    dropped = KeyedDropout(0.1, "edge", draws)(ones)
+    assert dropped.dtype == dtype
+    assert dropped.isfinite().all()
+    # 64,000 draws: one standard deviation is 0.0012.
+    assert float((dropped == 0).double().mean()) == pytest.approx(0.1, abs=0.005)
+    draws.begin(batch, batch, training=True)
+    single = KeyedDropout(0.1, "edge", draws)(ones.float())
+    assert torch.equal(dropped == 0, single == 0)
+
+
 def test_dropout_shares_draws_where_asked() -> None:
     draws, batch = draws_for(4, [0, 1, 2, 3])
     ones = torch.ones(len(batch.pos), 9, 16)

@@ -40,6 +40,14 @@ def test_uniform_numbers_are_uniform_and_uncorrelated():
     assert abs(neighbours) < 0.03
 
 
+def test_uniform_numbers_keep_their_digits_where_half_precision_is_asked_for():
+    keys = torch.arange(1000)
+    single = noise.uniform(keys, 3)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert torch.equal(noise.uniform(keys, 3, dtype), single)
+    assert torch.equal(noise.uniform(keys, 3, torch.float64), single.double())
+
+
 def test_normal_numbers_have_the_moments_of_a_gaussian():
     draws = noise.normal(torch.arange(30_000), 4, torch.float64)
     assert abs(draws.mean()) < 0.01
