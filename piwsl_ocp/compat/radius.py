@@ -1,7 +1,7 @@
 """Pure-PyTorch neighbour search with the interface of torch_cluster.
 
 Where more neighbours are in range than are asked for, the nearest are kept, so the graph does not
-depend on the order of the atoms. Edges come sorted by target, then by distance.
+depend on rounding. Edges come sorted by target, then by distance in steps of 1e-6, then by source.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 
 #: Pairs of points looked at in one piece: bounds the memory to a few hundred megabytes.
 MAX_PAIRS = 4_000_000
+#: Distances are ranked in steps of this size, so that rounding does not choose among neighbours.
+RANK_RESOLUTION = 1e-6
 
 
 def _boundaries(batch: Tensor | None, points: Tensor, groups: int) -> Tensor:
@@ -48,7 +50,8 @@ def _nearest_in_range(
     distance = (x[source] - y[target]).square().sum(-1)
     near = distance <= r * r
     target, source, distance = target[near], source[near], distance[near]
-    order = torch.argsort(distance, stable=True)
+    steps = torch.round(distance.sqrt() / RANK_RESOLUTION)
+    order = torch.argsort(steps, stable=True)
     order = order[torch.argsort(target[order], stable=True)]
     target, source = target[order], source[order]
     if limit is not None and target.numel():
@@ -62,7 +65,7 @@ def _search(
     x: Tensor, y: Tensor, pointer_x: Tensor, pointer_y: Tensor, r: float, limit: int | None,
     ignore_same_index: bool,
 ) -> Tensor:  # fmt: skip
-    x, y = x.detach(), y.detach()
+    x, y = x.detach().double(), y.detach().double()
     x, y = (p.unsqueeze(-1) if p.dim() == 1 else p for p in (x, y))
     sizes_x, sizes_y = (p[1:] - p[:-1] for p in (pointer_x, pointer_y))
     group = torch.repeat_interleave(torch.arange(sizes_y.numel(), device=x.device), sizes_y)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
+from piwsl_ocp.compat.radius import radius_graph
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.geometry import wrap_positions
 from fairchem.core.common.utils import radius_graph_pbc
 from hypothesis import given
+from scipy.spatial.transform import Rotation
 from torch_geometric.data import Batch, Data
 
 from piwsl_ocp.datasets.neighbours import edges
@@ -116,6 +118,36 @@ def test_edges_are_sorted_limited_and_nearest(seed, atoms, limit):
         near = lengths[kept[0][1] == atom]
         expected = np.sort(all_lengths[every[0][1] == atom])[:limit]
         np.testing.assert_allclose(near, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [3, 9, 21])
+def test_rounding_does_not_choose_among_equal_distances(limit):
+    crystal = bulk("MgO", "rocksalt", a=4.21, cubic=True)
+    expected = edges(crystal.positions, crystal.cell.array, crystal.pbc, 5.0, limit)
+    for seed in range(5):
+        turn = Rotation.random(random_state=seed).as_matrix()
+        noise = 1e-9 * random_structure(seed, len(crystal), 1.0)
+        positions = (crystal.positions + noise) @ turn.T + [0.7, -1.3, 2.9]
+        found = edges(positions, crystal.cell.array @ turn.T, crystal.pbc, 5.0, limit)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_graphs_made_on_the_fly_rank_alike():
+    ring = [[np.cos(angle), np.sin(angle), 0] for angle in np.arange(12) * np.pi / 6]
+    for seed in range(5):
+        turn = Rotation.random(random_state=seed).as_matrix()
+        points = (1.7 * np.array([[0, 0, 0], *ring]) @ turn.T).astype(np.float32)
+        stored, _ = edges(points, MOLECULE_CELL, MOLECULE_PBC, 3.0, 7)
+        found = radius_graph(torch.as_tensor(points), 3.0, max_num_neighbors=7)
+        np.testing.assert_array_equal(found.numpy(), stored)
+
+
+def test_a_direction_without_a_cell_vector_is_not_periodic():
+    positions = molecule("H2O").positions
+    found = edges(positions, MOLECULE_CELL, np.ones(3, dtype=bool), 4.0)
+    np.testing.assert_array_equal(found[0], edges(positions, MOLECULE_CELL, MOLECULE_PBC, 4.0)[0])
+    assert not found[1].any()
 
 
 @given(seed=st.integers(0, 10_000))
