@@ -42,17 +42,19 @@ def edge_frames(
         roll: angle about each edge, rad; None: 0.
 
     Returns:
-        (E, 3, 3), smooth but for a step of the roll at the border of the cap.
+        (E, 3, 3), smooth but for a step of the roll at the border of the cap; in the type of the
+        vectors, also under autocast.
     """
-    directions = vectors / vectors.norm(dim=1, keepdim=True)
-    generic = torch.nn.functional.normalize(directions.new_tensor(_GENERIC), dim=0)
-    capped = (directions.detach() @ generic < _CAP_COSINE)[:, None]
-    targets = torch.where(capped, -generic, generic)
-    to_pole = smallest_rotation(generic[None], directions.new_tensor(_POLE)[None])[0]
-    half_turn = directions.new_tensor(_HALF_TURN)
-    fixed = torch.where(capped[:, :, None], half_turn @ to_pole, to_pole)
-    frames = fixed @ smallest_rotation(directions, targets)
-    return frames if roll is None else _about_pole(roll.to(vectors)) @ frames
+    with torch.autocast(vectors.device.type, enabled=False):
+        directions = vectors / vectors.norm(dim=1, keepdim=True)
+        generic = torch.nn.functional.normalize(directions.new_tensor(_GENERIC), dim=0)
+        capped = (directions.detach() @ generic < _CAP_COSINE)[:, None]
+        targets = torch.where(capped, -generic, generic)
+        to_pole = smallest_rotation(generic[None], directions.new_tensor(_POLE)[None])[0]
+        half_turn = directions.new_tensor(_HALF_TURN)
+        fixed = torch.where(capped[:, :, None], half_turn @ to_pole, to_pole)
+        frames = fixed @ smallest_rotation(directions, targets)
+        return frames if roll is None else _about_pole(roll.to(vectors)) @ frames
 
 
 def smallest_rotation(
@@ -94,11 +96,12 @@ def wigner_matrices(
     edges, size = len(rotations), (lmax + 1) ** 2
     matrices = rotations.new_zeros(edges, size, size)
     block = rotations.new_ones(edges, 1, 1)
-    for degree in range(lmax + 1):
-        if degree > 0:
-            block = _raised(block, rotations, degree)
-        here = slice(degree**2, (degree + 1) ** 2)
-        matrices[:, here, here] = block
+    with torch.autocast(rotations.device.type, enabled=False):
+        for degree in range(lmax + 1):
+            if degree > 0:
+                block = _raised(block, rotations, degree)
+            here = slice(degree**2, (degree + 1) ** 2)
+            matrices[:, here, here] = block
     return matrices
 
 

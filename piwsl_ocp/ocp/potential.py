@@ -41,9 +41,9 @@ def physical_prediction(
 ) -> Prediction:
     """Turn the normalised outputs of a fairchem model into energies and forces in the label unit.
 
-    Each target is multiplied by its own scale and shifted by its mean. Element references are left
-    out: they cancel between copies of one structure, and total energies of 10^5 kcal/mol would
-    round away the differences in single precision.
+    Each target is multiplied by its own scale and shifted by its mean, in float32 at least.
+    Element references are left out: they cancel between copies of one structure, and total
+    energies of 10^5 kcal/mol would round away the differences in single precision.
 
     Args:
         outputs: `energy` (B,) or (B, 1) and `forces` (N, 3) as the model gives them.
@@ -51,7 +51,7 @@ def physical_prediction(
     """
     physical = {}
     for name in ("energy", "forces"):
-        value = outputs[name].float() if outputs[name].dtype == torch.half else outputs[name]
+        value = outputs[name].to(torch.promote_types(outputs[name].dtype, torch.float32))
         physical[name] = normalizers[name](value) if name in normalizers else value
     return Prediction(energy=physical["energy"].reshape(-1), forces=physical["forces"])
 

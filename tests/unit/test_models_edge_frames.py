@@ -156,3 +156,13 @@ def test_smallest_rotation_has_the_angle_between_the_directions(
     trace = rotation.diagonal(dim1=1, dim2=2).sum(dim=1)
     assert_close((rotation @ start[:, :, None])[:, :, 0], end)
     assert_close((trace - 1) / 2, (start * end).sum(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_no_frame(dtype: torch.dtype) -> None:
+    vectors, roll = directions(20).float(), torch.linspace(0, 6, 20)
+    frames = edge_frames(vectors, roll)
+    matrices = wigner_matrices(frames, 3)
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(edge_frames(vectors, roll), frames)
+        assert torch.equal(wigner_matrices(frames, 3), matrices)
