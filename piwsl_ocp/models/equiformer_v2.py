@@ -8,7 +8,7 @@ from typing import Any
 
 from fairchem.core.models.base import GraphData
 from fairchem.core.models.equiformer_v2 import equiformer_v2_deprecated as fairchem
-from fairchem.core.models.equiformer_v2.so3 import SO3_Rotation
+from fairchem.core.models.equiformer_v2.so3 import CoefficientMappingModule, SO3_Rotation
 from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -66,6 +66,13 @@ class EquiformerV2(RotatedEdges, fairchem.EquiformerV2):
     def generate_graph(self, data: Batch, **options: Any) -> GraphData:
         """Return the graph of the pass, which is built once."""
         return self._graph or super().generate_graph(data, **options)
+
+    def drop_tables(self) -> None:
+        """Empty the caches of fairchem's index tables."""
+        for mapping in self.modules():
+            if isinstance(mapping, CoefficientMappingModule):
+                mapping.lmax_cache = mapping.mmax_cache = None
+                mapping.mask_indices_cache = mapping.rotate_inv_rescale_cache = None
 
     #: Graph of the pass under way.
     _graph: GraphData | None = None

@@ -53,7 +53,7 @@ class ESCN(RotatedEdges, eSCN):
         super().__init__(regress_forces=regress_forces and forces == "direct", **options)
         self.choose(forces if regress_forces else "none", frames)
         self.energy_scale = energy_scale
-        self._tables_for: tuple[torch.dtype, torch.device] | None = None
+        self.drop_tables()
 
     def predict(self, data: Batch) -> dict[str, Tensor]:
         """Return `energy` (B,), and `forces` (N, 3) where they are direct."""
@@ -109,6 +109,14 @@ class ESCN(RotatedEdges, eSCN):
         ]
         return torch.cat(values, dim=2).reshape(-1, self.sphere_channels_all)
 
+    def drop_tables(self) -> None:
+        """Forget the constants of the transforms."""
+        self._tables_for: tuple[torch.dtype, torch.device] | None = None
+        self._mapping: CoefficientMapping | None = None
+        for grid in (grid for row in self.SO3_grid for grid in row):
+            grid.initialized = False
+            grid.mapping = grid.to_grid_mat = grid.from_grid_mat = None
+
     def _prepare_tables(self, dtype: torch.dtype, device: torch.device) -> None:
         """Build the constants of the transforms in the type of the positions.
 
@@ -116,10 +124,9 @@ class ESCN(RotatedEdges, eSCN):
         """
         if self._tables_for == (dtype, device):
             return
+        self.drop_tables()
         with _default_dtype(dtype):
             self._mapping = CoefficientMapping(self.lmax_list, self.mmax_list, device)
-            for grid in (grid for row in self.SO3_grid for grid in row):
-                grid.initialized = False
             used = {*zip(self.lmax_list, self.mmax_list, strict=True), (max(self.lmax_list),) * 2}
             for lmax, mmax in used:
                 self.SO3_grid[lmax][mmax]._initialize(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fairchem.core.common import gp_utils
@@ -54,6 +54,15 @@ class RotatedEdges(EnergyModel, EdgeGraph):
             yield graph
         finally:
             self.draws.finish()
+
+    def drop_tables(self) -> None:
+        """Let go of constants that the next pass makes again, on the device of its batch."""
+        raise NotImplementedError
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> RotatedEdges:
+        """Drop what is neither a parameter nor a buffer when those move; PyTorch calls it then."""
+        self.drop_tables()
+        return super()._apply(function, recurse)
 
     def _init_edge_rot_mat(
         self, data: Batch, edge_index: Tensor, edge_distance_vec: Float[Tensor, "edges 3"]
