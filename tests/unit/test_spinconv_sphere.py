@@ -78,6 +78,23 @@ def test_longitude_at_a_pole_does_not_depend_on_rounding() -> None:
     torch.testing.assert_close(column, torch.full_like(column, 6.0), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_longitude_at_a_pole_does_not_depend_on_the_frame(dtype: torch.dtype) -> None:
+    """Axes y and z of a frame whose surroundings are parallel to the edge lean by rounding."""
+    q = torch.tensor([[-1.0, 6e-4, 2e-4], [-1.0, -3e-4, 5e-4]], dtype=dtype)
+    column, _ = grid_coordinates(q, torch.zeros_like(q), ROWS, COLUMNS)
+    assert column.tolist() == [6.0, 6.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_frame_lost_in_rounding_has_no_roll(dtype: torch.dtype) -> None:
+    along = torch.nn.functional.normalize(torch.ones(1, 3, dtype=torch.float64)).to(dtype)
+    noise = torch.finfo(dtype).eps * torch.tensor([[1.0, -2.0, 1.0]], dtype=dtype)
+    frame = edge_frames(along, torch.ones(1).to(along), torch.tensor([0]), along + noise)
+    assert torch.equal(frame[:, 0], along)
+    assert not frame[:, 1:].any()
+
+
 def test_first_and_second_derivatives_are_finite_at_the_poles_and_zero() -> None:
     q = torch.tensor([[-1.0, 0, 0], [1, 0, 0], [1, 1e-7, 0], [0, 0, 0]], dtype=torch.float64)
     q.requires_grad_()

@@ -9,15 +9,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from piwsl_ocp.datasets.neighbours import RANK_RESOLUTION_ANGSTROM
 from piwsl_ocp.models import noise
-from piwsl_ocp.models.spinconv.graph import RANK_RESOLUTION_ANGSTROM, pairs_by_centre
+from piwsl_ocp.models.spinconv.graph import pairs_by_centre
 
 #: Component of the constant vector that is added to the surroundings of every atom, in Angstrom.
 LAB_COMPONENT = 1e-4
 #: Added to the length of a cross product before dividing by it.
 CROSS_PRODUCT_FLOOR = 1e-7
+#: A cross product of unit vectors up to this many times their rounding error is 0.
+ROUNDING_ERRORS = 8
 #: Directions whose cross product is shorter count as parallel in the rule "neighbour".
 PARALLEL = 1e-3
+#: Surroundings shorter than this have no direction in the rule "neighbour", in Angstrom.
+VANISHING_ANGSTROM = 1e-3
 
 #: What fixes the roll of a frame whose surroundings are parallel to the edge; see `edge_frames`.
 FRAME_RULES = ("published", "neighbour")
@@ -69,9 +74,10 @@ def edge_frames(
     """Return a left-handed frame for every edge: x along it, y and z from its target's neighbours.
 
     x = u_e, z = x × a / (|x × a| + 1e-7), y = x × z / (|x × z| + 1e-7), where a is the unit vector
-    along A_t + lab_component (1, 1, 1). With the rule "neighbour", a is the direction from t to its
-    nearest neighbour off the axis where |x × A_t / |A_t|| < 1e-3, if there is one; among neighbours
-    at one distance it is the first in the list of edges.
+    along A_t + lab_component (1, 1, 1); y = z = 0 where x × a is lost in rounding. With the rule
+    "neighbour", a is the direction from t to its nearest neighbour off the axis where
+    |x × A_t / |A_t|| < 1e-3 or |A_t| < 1e-3 Angstrom, if there is one; among neighbours at one
+    distance it is the first in the list of edges.
 
     Args:
         directions: u, unit vectors from target to source.
@@ -118,11 +124,12 @@ def polar_frames(rotations: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*shap
 def _off_axis(
     directions: Tensor, distances: Tensor, target: Tensor, atom_vectors: Tensor, second: Tensor
 ) -> Float[Tensor, "edges 3"]:
-    """Replace second axes that are parallel to the edge by the nearest neighbour off the axis."""
+    """Replace second axes that say nothing about the roll by the nearest neighbour off the axis."""
     across = torch.linalg.cross(directions, _unit(atom_vectors)[target]).norm(dim=1)
-    parallel = torch.nonzero(across < PARALLEL).squeeze(1)
-    owner, member = pairs_by_centre(target[parallel], target, len(atom_vectors))
-    edge = parallel[owner]
+    vanishing = (atom_vectors.norm(dim=1) < VANISHING_ANGSTROM)[target]
+    replaced = torch.nonzero((across < PARALLEL) | vanishing).squeeze(1)
+    owner, member = pairs_by_centre(target[replaced], target, len(atom_vectors))
+    edge = replaced[owner]
     off_axis = torch.linalg.cross(directions[edge], directions[member]).norm(dim=1) > PARALLEL
     steps = torch.round(distances[member].double() / RANK_RESOLUTION_ANGSTROM).long()
     order = steps * len(target) + member
@@ -140,4 +147,6 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _over_floored_length(vectors: Tensor) -> Tensor:
-    return vectors / (guarded_norm(vectors) + CROSS_PRODUCT_FLOOR)[..., None]
+    length = guarded_norm(vectors)[..., None]
+    lost = length <= ROUNDING_ERRORS * torch.finfo(vectors.dtype).eps
+    return torch.where(lost, 0.0, vectors / (length + CROSS_PRODUCT_FLOOR))

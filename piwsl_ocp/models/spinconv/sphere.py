@@ -22,7 +22,7 @@ def grid_coordinates(
 ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
     """Return the column and row coordinates of directions on the sphere.
 
-    X = O (phi + pi) / 2 pi with phi = atan2(q_y, q_z), and 0 within 1e-5 of a pole;
+    X = O (phi + pi) / 2 pi with phi = atan2(q_y, q_z), and 0 where |x × u| is up to 1e-5;
     Y = (L - 1) (0.99 (theta / pi + 1/2) + 0.005) with theta = asin(q_x), computed as
     atan2(q_x, |x × u|), which is as exact at the poles as elsewhere. At a pole X and Y have zero
     derivatives.
@@ -34,10 +34,11 @@ def grid_coordinates(
         columns: O, around the axis.
     """
     along, y, z = local.unbind(dim=1)
-    at_pole = y.square() + z.square() < POLE
-    longitude = torch.atan2(torch.where(at_pole, 0.0, y), torch.where(at_pole, 1.0, z))
-    constant = off_axis.square().sum(dim=1) <= POLE
-    along = torch.where(constant, along.detach(), along)
+    at_pole = off_axis.square().sum(dim=1) <= POLE
+    along = torch.where(at_pole, along.detach(), along)
+    # A frame without y and z has no longitude at all.
+    pinned = at_pole | (y.square() + z.square() < POLE)
+    longitude = torch.atan2(torch.where(pinned, 0.0, y), torch.where(pinned, 1.0, z))
     latitude = torch.atan2(along, guarded_norm(off_axis, POLE))
     column = columns * (longitude + torch.pi) / (2 * torch.pi)
     row = (rows - 1) * (0.99 * (latitude / torch.pi + 0.5) + 0.005)
