@@ -16,6 +16,9 @@ from piwsl_ocp.errors import UserError
 #: Atoms closer than this are on the same spot: the edge has no direction.
 SAME_SPOT_ANGSTROM = 1e-4
 
+#: Batch attribute with the positions (N, 3) that choose among edges where `pos` is displaced.
+CLEAN_POSITIONS = "clean_pos"
+
 
 def edge_vectors(
     data: Batch, edge_index: Int[Tensor, "2 edges"], cell_offsets: Float[Tensor, "edges 3"] | None
@@ -49,8 +52,11 @@ class EdgeGraph:
         """Return fairchem's graph of a batch with vectors and lengths computed anew.
 
         Raises:
-            UserError: if the two atoms of an edge are on the same spot.
+            UserError: if the two atoms of an edge are on the same spot, or stored edges are
+                periodic and the model is not.
         """
+        if not self.otf_graph:
+            check_images(data, self.use_pbc)
         graph = super().generate_graph(data, **options)
         edge_index = graph.edge_index if self.otf_graph else data.edge_index
         offsets = graph.cell_offsets if self.use_pbc else None
@@ -62,6 +68,23 @@ class EdgeGraph:
         graph.edge_index, graph.edge_distance = edge_index, lengths
         graph.edge_distance_vec = vectors
         return graph
+
+
+def check_images(data: Batch, use_pbc: bool) -> None:
+    """Refuse stored edges to periodic images in a model without periodic boundaries.
+
+    Raises:
+        UserError: names the first structure with such an edge.
+    """
+    if use_pbc or "cell_offsets" not in data:
+        return
+    across = (data.cell_offsets != 0).any(dim=1)
+    if across.any():
+        structure = int(data.batch[data.edge_index[1, across][0]])
+        raise UserError(
+            f"{structure_name(data, structure)}: its stored edges reach periodic images, but "
+            "model.use_pbc is false: set it to true, or store the structure without periodicity"
+        )
 
 
 def structure_name(data: Batch, structure: int) -> str:

@@ -7,7 +7,8 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +49,27 @@ def gradient_forces(
     return {"energy": energy if training else energy.detach(), "forces": -gradient}
 
 
+@contextmanager
+def recordable(data: Batch) -> Iterator[Batch]:
+    """Give a batch that derivatives can be taken of, also in `torch.inference_mode()`.
+
+    What is made in that mode can take no part in a derivative later, so the mode is left for the
+    moment, without recording gradients: neither forces nor tables that a model keeps depend on it.
+
+    Args:
+        data: the batch; it is not changed.
+    """
+    with ExitStack() as modes:
+        if torch.is_inference_mode_enabled():
+            modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.no_grad())
+        ordinary = copy.copy(data)
+        for key, value in data:
+            if isinstance(value, Tensor) and value.is_inference():
+                ordinary[key] = value.clone()
+        yield ordinary
+
+
 class EnergyModel:
     """Puts the choice of forces before a fairchem model.
 
@@ -71,9 +93,10 @@ class EnergyModel:
         heaviest = int(data.atomic_numbers.argmax())
         where = structure_name(data, int(data.batch[heaviest]))
         check_elements(self, [int(data.atomic_numbers[heaviest])], where)
-        if self.forces in ("direct", "none"):
-            return dict(self.predict(copy.copy(data)))
-        return gradient_forces(self.predict, data, self.training)
+        with recordable(data) as batch:
+            if self.forces in ("direct", "none"):
+                return dict(self.predict(batch))
+            return gradient_forces(self.predict, batch, self.training)
 
     def predict(self, data: Batch) -> Mapping[str, Tensor]:
         """Return the model's own outputs; `data` may be written to."""

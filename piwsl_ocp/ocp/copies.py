@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from piwsl_ocp.models.edges import CLEAN_POSITIONS
 from piwsl_ocp.models.noise import KEY_ATTRIBUTE
 
 #: Attributes whose values number something that is counted through the whole batch.
@@ -21,7 +22,8 @@ def concatenate_copies(batch: Batch, displacements: Sequence[Float[Tensor, "atom
     """Return one batch that holds the clean structures and then every displaced copy of them.
 
     Edges and cell offsets are those of the clean structures in every copy, so that only distances
-    change and no edge comes or goes. The given batch is not changed.
+    change and no edge comes or goes; a model that chooses among them does so by the clean
+    positions. The given batch is not changed.
 
     Args:
         batch: B structures with N atoms.
@@ -40,6 +42,7 @@ def concatenate_copies(batch: Batch, displacements: Sequence[Float[Tensor, "atom
     positions = batch.pos.detach()
     moved = [positions + displacement.to(positions) for displacement in displacements]
     fields["pos"] = torch.cat([positions, *moved])
+    fields.setdefault(CLEAN_POSITIONS, positions.repeat(copies, 1))
     return Batch(**fields)
 
 
@@ -53,6 +56,8 @@ def with_noise_keys(batch: Batch, keys: Int[Tensor, " structures"]) -> Batch:
 def with_positions(batch: Batch, positions: Float[Tensor, "atoms 3"]) -> Batch:
     """Return the same structures and edges at other positions; the given batch is not changed."""
     moved = copy.copy(batch)
+    if CLEAN_POSITIONS not in batch:
+        moved[CLEAN_POSITIONS] = batch.pos.detach()
     moved.pos = positions.to(batch.pos).clone()
     return moved
 

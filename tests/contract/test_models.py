@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
+from fairchem.core.datasets import data_list_collater
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch_geometric.data import Batch
@@ -19,7 +20,8 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.models.edges import edge_vectors
 from piwsl_ocp.ocp.copies import concatenate_copies, with_noise_keys
 from piwsl_ocp.ocp.evaluations import CopyEvaluator
-from tests.contract.models import MODELS, STRUCTURES, ContractModel, batch_of
+from piwsl_ocp.ocp.predictor import graph_data
+from tests.contract.models import MODELS, STRUCTURES, ContractModel, batch_of, rattled
 
 Output = dict[str, Tensor]
 
@@ -236,6 +238,28 @@ def test_the_stored_edges_are_the_graph(model: nn.Module, structures: list[Atoms
 
 
 @torch.no_grad()
+def test_an_edge_counts_in_a_displaced_copy_if_it_counts_in_the_clean_structure(
+    model: nn.Module,
+) -> None:
+    """A model that chooses among the stored edges chooses once."""
+    crystal = rattled(bulk("MgO", "rocksalt", a=4.21, cubic=True).repeat(2))
+    record = graph_data(crystal, 0, model.cutoff, 0, torch.float64)
+    batch = data_list_collater([record], otf_graph=False)
+    # The most distant of the first atom's sources; SpinConv is limited to 20.
+    around = torch.nonzero(batch.edge_index[1] == 0)[-8:, 0]
+    move = 0.2 * torch.randn(batch.pos.shape, generator=torch.Generator().manual_seed(0)).double()
+
+    def energies(batch: Batch) -> Tensor:
+        return model(concatenate_copies(batch, [move]))["energy"].reshape(2)
+
+    every = energies(batch)
+    for edge in around:
+        gone = torch.arange(len(batch.edge_index.T)) == edge
+        clean, displaced = (energies(without_edges(batch, gone)) - every).abs() > 1e-12
+        assert clean == displaced
+
+
+@torch.no_grad()
 def test_edges_stay_where_a_displacement_takes_them_beyond_the_cutoff(
     model: nn.Module, structures: list[Atoms]
 ) -> None:
@@ -336,6 +360,60 @@ def test_unusual_structures_give_finite_numbers_or_a_clear_error(
             total, [p for p in model.parameters() if p.requires_grad], allow_unused=True
         )
         assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+def tensors_in(value: object, seen: set[int]) -> list[Tensor]:
+    """Return all tensors with a shape behind an attribute, in fairchem's own objects as well."""
+    if id(value) in seen:
+        return []
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        return [value] if value.dim() else []  # without a shape it is a number on every device
+    if isinstance(value, dict):
+        parts = list(value.values())
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    else:
+        parts = list(getattr(value, "__dict__", {}).values())
+    return [tensor for part in parts for tensor in tensors_in(part, seen)]
+
+
+def test_nothing_stays_behind_when_a_model_moves(model: nn.Module, structures: list[Atoms]) -> None:
+    for training in (True, False):
+        model.train(training)
+        model(batch_of(structures, model))
+    model.to("meta")
+    found = tensors_in(model, set())
+    assert len(found) >= sum(parameter.dim() > 0 for parameter in model.parameters())
+    assert {tensor.device.type for tensor in found} == {"meta"}
+
+
+def test_inference_mode_gives_the_same_and_leaves_nothing_behind(
+    model: nn.Module, structures: list[Atoms]
+) -> None:
+    expected = evaluate(model, structures)
+    with torch.inference_mode():
+        made_within = batch_of(structures, model)
+        for batch in (batch_of(structures, model), made_within):
+            outputs = model(batch)
+            assert not any(value.requires_grad for value in outputs.values())
+            for name, value in expected.items():
+                assert torch.equal(outputs[name].reshape(value.shape), value), name
+        assert torch.is_inference_mode_enabled()
+    for name, value in model(made_within).items():
+        torch.testing.assert_close(value.reshape(expected[name].shape), expected[name])
+    total_loss(*weak_losses(model, batch_of(structures, model))).backward()
+
+
+def test_stored_periodic_edges_need_a_periodic_model(model: nn.Module) -> None:
+    model.use_pbc = False
+    batch = batch_of(STRUCTURES["crystals"](), model)
+    with pytest.raises(UserError, match=r"sid 0: its stored edges reach .* model.use_pbc is false"):
+        model(batch)
+    molecules = STRUCTURES["molecules"]()
+    without = evaluate(model, molecules)
+    model.use_pbc = True
+    assert_same(evaluate(model, molecules), without, 1e-12)
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ from ase.build import bulk, fcc111, molecule
 
 from piwsl_ocp.datasets.neighbours import edges as reference_edges
 from piwsl_ocp.models.spinconv.graph import Edges, all_edges, edge_vectors, select_edges
+from piwsl_ocp.ocp.copies import concatenate_copies, with_positions
 from tests.spinconv_cases import TINY, batch, model, oxide
 
 SLAB = fcc111("Al", (1, 1, 2), vacuum=0.0, periodic=False)
@@ -126,6 +127,36 @@ def test_mutual_selection_asks_for_all_candidates() -> None:
     fly = network.edges(batch([oxide()]))[0]
     network.otf_graph = False
     stored = network.edges(batch([oxide()], graph=(network.cutoff, 0)))[0]
+    assert sorted(fly.T.tolist()) == sorted(stored.T.tolist())
+
+
+@pytest.mark.parametrize("rule", ["published", "mutual"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_displaced_copies_have_the_edges_of_the_clean_structure(rule: str, stored: bool) -> None:
+    network = model(TINY, edge_selection=rule, max_num_neighbors=5, otf_graph=not stored)
+    data = batch([oxide(), molecule("CH3OH")], graph=(network.cutoff, 0) if stored else None)
+    move = 0.3 * torch.randn(data.pos.shape, generator=torch.Generator().manual_seed(0)).double()
+    index, clean = network.edges(data)
+    displaced = data.clone()
+    displaced.pos = data.pos + move
+    assert network.edges(displaced)[0].tolist() != index.tolist()
+    both, vectors = network.edges(concatenate_copies(data, [move]))
+    assert torch.equal(both[:, : len(index.T)], index)
+    assert torch.equal(both[:, len(index.T) :], index + len(data.pos))
+    expected = clean + move[index[0]] - move[index[1]]
+    torch.testing.assert_close(vectors, torch.cat([clean, expected]), rtol=0, atol=1e-12)
+    alone = network.edges(with_positions(data, data.pos + move))
+    assert torch.equal(alone[0], index)
+    torch.testing.assert_close(alone[1], expected, rtol=0, atol=1e-12)
+
+
+def test_ties_at_the_limit_are_those_of_the_stored_edges_in_single_precision() -> None:
+    """The limit cuts through the shells of a perfect crystal."""
+    atoms = oxide(0.0)
+    network = model(TINY, torch.float32, max_num_neighbors=9)
+    fly = network.edges(batch([atoms], torch.float32))[0]
+    network.otf_graph = False
+    stored = network.edges(batch([atoms], torch.float32, graph=(network.cutoff, 9)))[0]
     assert sorted(fly.T.tolist()) == sorted(stored.T.tolist())
 
 

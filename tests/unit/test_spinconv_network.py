@@ -140,6 +140,33 @@ def test_single_precision(name: str) -> None:
     assert error < 1e-3 * double["forces"].norm()
 
 
+@pytest.mark.parametrize("name", ["CO2", "HF", "C2H2"])
+def test_degenerate_frames_leave_no_rounding_in_single_precision(name: str) -> None:
+    """All neighbours are at a pole of every sphere, whose roll nothing fixes."""
+    atoms = ase.build.molecule(name)
+    single = model(dtype=torch.float32)
+    scale = energy_scale(model(), atoms)
+    turns = [turned(atoms, matrix) for matrix in haar(8, seed=1)]
+    with torch.no_grad():
+        energies = single(batch(turns, torch.float32))["energy"].double()
+        exact = model()(batch([atoms]))["energy"]
+    assert (energies - exact).abs().max() < 1e-4 * scale
+
+
+def test_neighbour_rule_fixes_the_roll_at_sites_of_a_perfect_crystal() -> None:
+    atoms = oxide(0.0)
+    scale = energy_scale(model(max_num_neighbors=200), atoms)
+    errors = {}
+    for rule in ("published", "neighbour"):
+        network = model(frame_rule=rule, max_num_neighbors=200)
+        with torch.no_grad():
+            turns = [turned(atoms, matrix) for matrix in haar(4, seed=1)]
+            energies = network(batch([atoms, *turns]))["energy"]
+        errors[rule] = (energies - energies[0]).abs().max() / scale
+    assert errors["published"] > 1e-3
+    assert errors["neighbour"] < 1e-9
+
+
 def test_double_precision_positions_in_a_single_precision_model() -> None:
     results = model(dtype=torch.float32)(batch([water_dimer()]))
     assert torch.isfinite(results["energy"]).all()
@@ -279,6 +306,18 @@ def test_conservative_forces_are_minus_the_slope_of_the_energy(structure: Atoms)
     assert (forces[:3] - slope).abs().max() < 1e-6 * forces.abs().max()
     assert forces.sum(dim=0).abs().max() < 1e-12 * forces.abs().sum()
     assert not forces.requires_grad
+
+
+def test_conservative_forces_are_near_singular_at_ideal_geometries() -> None:
+    """The size of it is documented; a displacement of 1e-5 Angstrom turns frames by a radian."""
+    network, largest = model(force_estimator="grad"), []
+    for rattle in (1e-5, 0.05):
+        copies = [ase.build.molecule("C6H6") for _ in range(4)]
+        for seed, atoms in enumerate(copies):
+            atoms.rotate(37, (1, 2, 3))
+            atoms.rattle(rattle, seed=seed)
+        largest.append(network(batch(copies))["forces"].norm(dim=1).max().item())
+    assert 300 < largest[0] / largest[1] < 3000
 
 
 def test_conservative_forces_can_be_trained() -> None:

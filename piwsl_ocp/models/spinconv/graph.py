@@ -12,10 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-#: Pairs of points closer than this are one atom and no edge, in Angstrom.
-SAME_POINT_ANGSTROM = 0.01
-#: Distances that differ by less are equal when neighbours are ranked, in Angstrom.
-RANK_RESOLUTION_ANGSTROM = 1e-6
+from piwsl_ocp.datasets.neighbours import RANK_RESOLUTION_ANGSTROM
+from piwsl_ocp.datasets.neighbours import edges as neighbour_list
 
 #: Which edges outlive the cap on neighbours; see `select_edges`.
 EDGE_SELECTIONS = ("published", "mutual")
@@ -67,10 +65,10 @@ def all_edges(
     periodic: Bool[Tensor, "structures 3"] | None,
     cutoff: float,
 ) -> Edges:
-    """Return every edge with 0.01 <= d_e <= cutoff, ordered by target.
+    """Return every edge with 0.01 <= d_e <= cutoff, ordered by target, then distance.
 
-    All pairs of atoms of a structure are tried in all images that can reach; atoms may lie outside
-    the cell.
+    The search runs structure after structure on the CPU, in time and memory of the order of the
+    edges; atoms may lie outside the cell.
 
     Args:
         positions: (N, 3) Angstrom.
@@ -80,29 +78,25 @@ def all_edges(
         cutoff: largest distance, Angstrom.
     """
     structures = atoms_per_structure.numel()
-    structure = torch.repeat_interleave(atoms_per_structure)
-    target, source = pairs_by_centre(structure, structure, structures)
     if cells is None:
         cells = positions.new_zeros(structures, 3, 3)
-    cells = cells.to(positions.dtype)
-    if periodic is not None:
-        cells = cells * periodic[:, :, None]
-    # f_i = r . b_i are the fractional coordinates along the periodic directions only; along the
-    # others b_i is zero, and so is the reach.
-    reciprocal = torch.linalg.pinv(cells)
-    reach = torch.floor(cutoff * reciprocal.norm(dim=1) + 0.5).long()
-    images = torch.cartesian_prod(
-        *[torch.arange(-r, r + 1, device=positions.device) for r in reach.amax(dim=0).tolist()]
-    )
-    apart = positions[source] - positions[target]
-    fraction = (apart[:, :, None] * reciprocal[structure[target]]).sum(dim=1)
-    shift = images - fraction.round().long()[:, None]
-    moves = (shift.to(apart.dtype)[..., None] * cells[structure[target], None]).sum(dim=2)
-    distance = (apart[:, None] + moves).norm(dim=-1)
-    near = (distance >= SAME_POINT_ANGSTROM) & (distance <= cutoff)
-    near &= (images.abs() <= reach[structure[target], None]).all(dim=2)
-    pair, image = torch.nonzero(near, as_tuple=True)
-    index, shift = torch.stack([source[pair], target[pair]]), shift[pair, image]
+    if periodic is None:
+        periodic = torch.ones(structures, 3, dtype=torch.bool)
+    first = atoms_per_structure.cumsum(0) - atoms_per_structure
+    found = [
+        neighbour_list(points.numpy(), cell.numpy(), pbc.numpy(), cutoff)
+        for points, cell, pbc in zip(
+            positions.detach().cpu().split(atoms_per_structure.tolist()),
+            cells.detach().cpu(),
+            periodic.cpu(),
+            strict=True,
+        )
+    ]
+    index = [torch.as_tensor(i) + n for (i, _), n in zip(found, first.tolist(), strict=True)]
+    shift = [torch.as_tensor(offsets).long() for _, offsets in found]
+    index = torch.cat([torch.empty(2, 0).long(), *index], dim=1).to(positions.device)
+    shift = torch.cat([torch.empty(0, 3).long(), *shift]).to(positions.device)
+    structure = torch.repeat_interleave(atoms_per_structure)
     return Edges(index, shift, edge_vectors(positions, index, shift, cells[structure]))
 
 

@@ -13,8 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from piwsl_ocp.datasets.neighbours import SAME_POINT_ANGSTROM
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.models import noise
+from piwsl_ocp.models.edges import CLEAN_POSITIONS, check_images
+from piwsl_ocp.models.gradient_forces import recordable
 from piwsl_ocp.models.spinconv import frames, graph, sphere
 from piwsl_ocp.models.spinconv.layers import (
     DistanceLayer,
@@ -50,7 +53,10 @@ class SpinConv(nn.Module, GraphModelMixin):
     Stored edges (`edge_index`, `cell_offsets`) are used as they are but for the cap on neighbours,
     also where displaced atoms took them beyond the cutoff. The energy is continuous in the
     positions only between changes of the graph, of a direction across an edge's axis and of a
-    frame; forces of the estimator "random" follow rotations in distribution only.
+    frame; forces of the estimator "random" follow rotations in distribution only. Those of "grad"
+    are near singular where an edge lies along its target's surroundings, as in ideal geometries:
+    in a small network the forces on benzene rattled by 1e-5 Angstrom are up to 1,000 times those
+    at 0.05 Angstrom.
 
     Args:
         hidden_channels: H, width of a message; H // 8 groups must divide H and M.
@@ -167,6 +173,10 @@ class SpinConv(nn.Module, GraphModelMixin):
 
         The batch is not changed. With the estimator "grad" the results are detached in evaluation.
         """
+        with recordable(data) as batch:
+            return self._forward(batch)
+
+    def _forward(self, data: Any) -> dict[str, Tensor]:
         structures = data.natoms.numel()
         rotations = self.rotations(data, structures) if self.direct_forces else None
         # Bound here, so that derivatives reach the positions only if somebody can ask for them.
@@ -212,26 +222,40 @@ class SpinConv(nn.Module, GraphModelMixin):
         return {"energy": energy, "forces": forces}
 
     def edges(self, data: Any) -> tuple[Int[Tensor, "2 edges"], Float[Tensor, "edges 3"]]:
-        """Return the edges of a batch and their vectors from target to source, in Angstrom."""
+        """Return the edges of a batch and their vectors from target to source, in Angstrom.
+
+        Displaced copies (see `ocp.copies`) have the edges of the clean structure.
+
+        Raises:
+            UserError: if stored edges reach periodic images and `use_pbc` is False.
+        """
         positions = data.pos.to(torch.promote_types(data.pos.dtype, torch.float32))
+        with torch.no_grad():
+            index, shift = self._graph(data)
+        cells = data.cell.reshape(-1, 3, 3)[data.batch] if self.use_pbc else None
+        vectors = graph.edge_vectors(positions, index, shift, cells)
+        apart = vectors.detach().norm(dim=1) >= SAME_POINT_ANGSTROM
+        return index[:, apart], vectors[apart]
+
+    def _graph(self, data: Any) -> tuple[Int[Tensor, "2 edges"], Int[Tensor, "edges 3"]]:
+        """Return the edges that the clean positions choose, ranked in double precision."""
+        positions = getattr(data, CLEAN_POSITIONS, data.pos).double()
         cells = data.cell.reshape(-1, 3, 3) if self.use_pbc else None
         stored = not self.otf_graph and "edge_index" in data
         if stored:
-            index, shift = data.edge_index, None if cells is None else data.cell_offsets
-            vectors = graph.edge_vectors(
-                positions, index, shift, None if cells is None else cells[data.batch]
-            )
-            if shift is None:
-                shift = torch.zeros_like(index[:1]).T.expand(-1, 3)
-            candidates = graph.Edges(index, shift.long(), vectors)
-            candidates = candidates[vectors.detach().norm(dim=1) >= graph.SAME_POINT_ANGSTROM]
+            check_images(data, self.use_pbc)
+            index = data.edge_index
+            shift = data.cell_offsets.long() if self.use_pbc else index.new_zeros(len(index.T), 3)
+            each = None if cells is None else cells[data.batch]
+            vectors = graph.edge_vectors(positions, index, shift, each)
+            candidates = graph.Edges(index, shift, vectors)
         else:
             periodic = data.pbc.reshape(-1, 3) if self.use_pbc and "pbc" in data else None
             candidates = graph.all_edges(positions, data.natoms, cells, periodic, self.cutoff)
         chosen = graph.select_edges(
             candidates, len(positions), self.max_num_neighbors, self.edge_selection, not stored
         )
-        return chosen.index, chosen.vectors
+        return chosen.index, chosen.shift
 
     def rotations(self, data: Any, structures: int) -> Float[Tensor, "atoms repetitions 3 3"]:
         """Return the rotations of every atom: drawn in training, fixed in evaluation."""
