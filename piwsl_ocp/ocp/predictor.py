@@ -260,16 +260,22 @@ def graph_data(
         max_neighbors: nearest sources of each atom that are kept.
         dtype: of positions and cell.
     """
-    cell = np.asarray(atoms.cell.array) if atoms.pbc.any() else np.zeros((3, 3))
-    positions = atoms.get_positions()
-    edge_index, cell_offsets = edges(positions, cell, atoms.pbc, cutoff, max_neighbors)
+    box = np.asarray(atoms.cell.array) if atoms.pbc.any() else np.zeros((3, 3))
+    # Rounded first, so that ties among neighbours are broken as in the records of a data set.
+    positions, cell = (
+        torch.tensor(atoms.get_positions(), dtype=dtype),
+        torch.tensor(box, dtype=dtype),
+    )
+    edge_index, cell_offsets = edges(
+        positions.numpy(), cell.numpy(), atoms.pbc, cutoff, max_neighbors
+    )
     return Data(
-        pos=torch.tensor(positions, dtype=dtype),
+        pos=positions,
         atomic_numbers=torch.tensor(atoms.numbers, dtype=torch.long),
         natoms=len(atoms),
         tags=torch.zeros(len(atoms), dtype=torch.long),
         fixed=torch.zeros(len(atoms), dtype=torch.long),
-        cell=torch.tensor(cell, dtype=dtype).view(1, 3, 3),
+        cell=cell.view(1, 3, 3),
         pbc=torch.tensor(atoms.pbc).view(1, 3),
         sid=record,
         record=record,
