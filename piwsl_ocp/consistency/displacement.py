@@ -112,7 +112,7 @@ DISPLACEMENTS: dict[str, Sampler] = {
 
 
 #: Names of the displacements along the gradient of the energy error -> whether that gradient is
-#: taken with the reference forces.
+#: taken with the reference forces where the data set holds them.
 ADVERSARIAL: dict[str, bool] = {"adversarial": True, "adversarial_predicted_forces": False}
 
 
@@ -169,9 +169,6 @@ def displace(
 
     Returns:
         (N, 3) Angstrom, on the device and in the dtype of the positions; 0 for atoms at rest.
-
-    Raises:
-        UserError: if the displacement needs reference forces and there are none.
     """
     if options.atom_fraction < 1:
         structures = hold_all_but_fraction(structures, options.atom_fraction, generators)
@@ -180,11 +177,6 @@ def displace(
         return DISPLACEMENTS[options.name](structures, size, generators)
     if not ADVERSARIAL[options.name]:
         labels = replace(labels, forces=None)
-    elif labels.forces is None:
-        raise UserError(
-            f"displacement '{options.name}' needs reference forces, the data set holds none: "
-            "use adversarial_predicted_forces"
-        )
     return adversarial(structures, size, generators, prediction, labels)
 
 

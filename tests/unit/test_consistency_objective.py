@@ -235,11 +235,18 @@ def test_adversarial_displacements_follow_the_clean_prediction(name, assert_clos
     assert_close(second, displace(STRUCTURES, by_chance, generators(3, 5, RECORDS, 1)))
 
 
-def test_adversarial_displacements_without_reference_forces_end_in_one_line() -> None:
+def test_adversarial_displacements_without_reference_forces_follow_the_predicted_ones(
+    assert_close,
+) -> None:
+    """Without F_ref the direction is F sign(E_ref - E), up to the random sign."""
     options = ObjectiveOptions({"pitc": 1.0}, DisplacementOptions("adversarial", 0.1))
     clean = Linear(STRUCTURES, random_vectors(STRUCTURES, 0))(STRUCTURES.positions)
-    with pytest.raises(UserError, match="use adversarial_predicted_forces"):
-        Objective(options, 0).displacements(STRUCTURES, RECORDS, 0, clean, Labels(clean.energy))
+    labels = Labels(clean.energy - 1)
+    (found,) = Objective(options, 0).displacements(STRUCTURES, RECORDS, 0, clean, labels)
+    for atoms in (STRUCTURES.structure_index == b for b in range(STRUCTURES.num_structures)):
+        direction = clean.forces[atoms] / clean.forces[atoms].norm()
+        assert_close((found[atoms] * direction).sum().abs(), found[atoms].norm())
+        assert_close(found[atoms].norm(), torch.tensor(0.1, dtype=torch.float64))
 
 
 def test_random_displacements_need_no_prediction() -> None:
