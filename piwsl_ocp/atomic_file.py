@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ def require_absent(path: Path) -> None:
 def complete_or_absent(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it when the block ends well.
 
+    The content is on the disk before the new name is, so a crash of the machine leaves the whole
+    file or the one before.
+
     Args:
         path: the file; its folder is made, an existing file is replaced.
 
@@ -31,7 +35,9 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
+            _store(partial)
             partial.replace(path)
+            _store(path.parent)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
@@ -53,3 +59,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     with complete_or_absent(path) as partial, partial.open("wb") as file:
         write(file)
+
+
+def _store(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
