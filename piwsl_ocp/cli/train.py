@@ -85,7 +85,11 @@ def _run(folder: Path, training) -> None:
             f"interrupted after step {step}, everything is saved; "
             f"go on with `piwsl resume {folder}`"
         ) from None
-    console.print(f"best checkpoint: {folder / 'checkpoints' / 'best_checkpoint.pt'}")
+    best = folder / "checkpoints" / "best_checkpoint.pt"
+    if not best.is_file():
+        console.print(f"no best checkpoint: no validation metric in {folder} was a finite number")
+        return
+    console.print(f"best checkpoint: {best}")
     console.print(f"errors on the test split: piwsl validate {folder} --split test")
 
 

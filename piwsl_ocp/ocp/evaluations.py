@@ -72,6 +72,7 @@ class CopyEvaluator:
         normalizers: fairchem's normaliser of each target that has one.
         consistency_epsilon_angstrom: largest displacement of the consistency error.
         separate: evaluate copy after copy instead of all in one forward pass.
+        element_references: fairchem's own references of each target that has them.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class CopyEvaluator:
         normalizers: Mapping[str, torch.nn.Module],
         consistency_epsilon_angstrom: float,
         separate: bool = False,
+        element_references: Mapping[str, torch.nn.Module] | None = None,
     ) -> None:
         self.objective = Objective(options, seed, energy_unit)
         self.validation_objective = Objective(options, VALIDATION_SEED, energy_unit)
         self.normalizers = normalizers
+        self.element_references = {} if element_references is None else element_references
         self.probe = DisplacementOptions(epsilon_max_angstrom=consistency_epsilon_angstrom)
         self.separate = separate
 
@@ -121,6 +124,7 @@ class CopyEvaluator:
             plus.energy, minus.energy, predictions[0].forces, probe, structures.structure_index
         )
         losses = self._losses(self.validation_objective, batch, predictions, displacements)
+        check_finite({"consistency residual": residual}, records)
         return Evaluation(outputs[0], losses, residual.square())
 
     @torch.no_grad()
@@ -133,7 +137,8 @@ class CopyEvaluator:
             return ()
         with random_state_untouched(batch.pos.device):
             outputs = forward(concatenate_copies(batch, []))
-        return physical_prediction(outputs, self.normalizers), reference_labels(batch)
+        clean = physical_prediction(outputs, self.normalizers)
+        return clean, reference_labels(batch, self.element_references)
 
     def _predict(
         self, forward: Forward, batch: Batch, displacements: Sequence[Tensor]
@@ -166,7 +171,7 @@ class CopyEvaluator:
             predictions[1:],
             displacements,
             index,
-            reference_labels(batch) if objective.needs_labels else None,
+            reference_labels(batch, self.element_references) if objective.needs_labels else None,
         )
         check_finite(losses, records)
         return losses

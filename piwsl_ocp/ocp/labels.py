@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch_geometric.data import Batch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
 
 from piwsl_ocp.consistency.potential import Labels
 from piwsl_ocp.datasets import DatasetInfo, SplitInfo
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.potential import records_of
 from piwsl_ocp.units import energy_factor
 
 #: Records read for the statistics of an LMDB that has no `dataset.json`.
@@ -32,7 +34,8 @@ class SplitStatistics:
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Unit and statistics of the labels, energies free of references.
+    """Unit and statistics of the labels, energies free of references of both kinds: those removed
+    in the conversion, and fairchem's own `element_references`.
 
     Args:
         unit: energy unit of the labels.
@@ -69,11 +72,49 @@ def common_scale(normalizers: Mapping[str, torch.nn.Module]) -> float:
     return normalizers["forces"].rmsd.item() if "forces" in normalizers else 1.0
 
 
-def reference_labels(batch: Batch) -> Labels:
-    """Return the reference energies of a batch and, where it carries them, the forces."""
-    energy = torch.as_tensor(batch.energy, device=batch.pos.device).to(batch.pos.dtype)
+def reference_labels(
+    batch: Batch, element_references: Mapping[str, torch.nn.Module] | None = None
+) -> Labels:
+    """Return the reference energies of a batch and, where it carries them, the forces.
+
+    Energies have the zero of `physical_prediction`: fairchem's element references are removed.
+
+    Args:
+        batch: structures with labels.
+        element_references: fairchem's own references of each target that has them.
+    """
+    energy = torch.as_tensor(batch.energy, device=batch.pos.device).reshape(-1, 1)
+    if element_references and "energy" in element_references:
+        energy = element_references["energy"].dereference(energy, batch)
     forces = batch.forces.to(batch.pos.dtype) if "forces" in batch else None
-    return Labels(energy=energy.reshape(-1), forces=forces)
+    return Labels(energy=energy.to(batch.pos.dtype).reshape(-1), forces=forces)
+
+
+def check_labels(data: Batch | Data, split: str) -> None:
+    """Stop at the first label that is not a finite number.
+
+    fairchem's losses would count it, and its metrics average it, without a word.
+
+    Args:
+        data: one record or a batch; a target without labels is left out.
+        split: `train`, `val` or `test`.
+
+    Raises:
+        UserError: naming the label, the record and the split.
+    """
+    for name in ("energy", "forces"):
+        if name not in data:
+            continue
+        finite = torch.isfinite(torch.as_tensor(data[name]))
+        if bool(finite.all()):
+            continue
+        bad = int((~finite.reshape(len(finite) if finite.ndim else 1, -1)).any(dim=1).nonzero()[0])
+        if name == "forces":
+            bad = int(data.batch[bad]) if "batch" in data else 0
+        raise UserError(
+            f"the label '{name}' of record {records_of(data)[bad]} of the split '{split}' is not a "
+            "finite number: find such records with `piwsl data check`, and leave them out"
+        )
 
 
 def statistics(
@@ -104,8 +145,21 @@ def statistics(
             f"'{folder}' has no dataset.json, so the unit of its labels is unknown: "
             "set optim.piwsl.energy_unit, or make the data with `piwsl data convert`"
         )
-    splits = {name: _measured(data) for name, data in datasets.items() if data is not None}
-    return LabelStatistics(declared_unit, splits, {})
+    return LabelStatistics(declared_unit, _all_measured(datasets), {})
+
+
+def without_element_references(
+    statistics: LabelStatistics, datasets: Mapping[str, Any], element_references: torch.nn.Module
+) -> LabelStatistics:
+    """Return the statistics of energies less fairchem's element references.
+
+    Args:
+        statistics: of the labels as they are stored.
+        datasets: the loaded data set of each split, None where there is none.
+        element_references: of the energy.
+    """
+    energies = element_references.element_references.double().cpu()
+    return replace(statistics, splits=_all_measured(datasets, energies))
 
 
 def dataset_folder(config: Mapping[str, Any]) -> Path:
@@ -117,9 +171,25 @@ def _known(split: SplitInfo) -> SplitStatistics:
     return SplitStatistics(split.count, split.energy_mean, split.energy_std, split.force_rms)
 
 
-def _measured(dataset: Any) -> SplitStatistics:
-    records = range(min(len(dataset), MAX_RECORDS))
-    labels = [(float(dataset[i].energy), dataset[i].forces.double()) for i in records]
+def _all_measured(
+    datasets: Mapping[str, Any], element_references: Tensor | None = None
+) -> dict[str, SplitStatistics]:
+    return {
+        name: _measured(dataset, name, element_references)
+        for name, dataset in datasets.items()
+        if dataset is not None
+    }
+
+
+def _measured(dataset: Any, split: str, element_references: Tensor | None) -> SplitStatistics:
+    labels = []
+    for number in range(min(len(dataset), MAX_RECORDS)):
+        data = dataset[number]
+        check_labels(data, split)
+        energy = float(data.energy)
+        if element_references is not None:
+            energy -= float(element_references[data.atomic_numbers.long()].sum())
+        labels.append((energy, data.forces.double()))
     energies = np.array([energy for energy, _ in labels])
     forces = torch.cat([forces for _, forces in labels])
     return SplitStatistics(

@@ -29,11 +29,11 @@ def structures_of(batch: Batch) -> Structures:
 
 
 def records_of(batch: Batch) -> list[int]:
-    """Return the record number of each structure of a batch: `record`, or else `sid`."""
+    """Return the record number of each structure of a batch, or of one: `record`, or else `sid`."""
     records = batch.record if "record" in batch else batch.sid
     if isinstance(records, Tensor):
-        records = records.tolist()
-    return [int(record) for record in records]
+        records = records.reshape(-1).tolist()
+    return [int(record) for record in (records if isinstance(records, list) else [records])]
 
 
 def physical_prediction(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,19 @@ def global_mean(values: Tensor) -> Tensor:
     """
     count = distutils.all_reduce(values.numel(), device=values.device)
     return values.sum() * distutils.get_world_size() / count
+
+
+def zero_of(outputs: Mapping[str, Tensor], unless: Iterable[str]) -> Tensor | float:
+    """Return a zero that depends on every output but those named.
+
+    Data-parallel training waits for a gradient of each weight in each step. An output that no
+    supervised loss reads has one in the steps with weak losses alone.
+
+    Args:
+        outputs: of the model, by target name.
+        unless: the targets with a supervised loss.
+    """
+    return sum(0.0 * value.sum() for name, value in outputs.items() if name not in set(unless))
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
@@ -120,4 +133,22 @@ def check_same_model(checkpoint: dict[str, Any], model: nn.Module, path: str | P
             f"checkpoint '{path}' (model '{made_for}') does not fit {type(model).__name__}: "
             f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'absent')} "
             "here; use the configuration the checkpoint was trained with"
+        )
+
+
+def check_same_unit(found: str | None, expected: str, path: str | Path) -> None:
+    """Raise a UserError if a checkpoint says that it was trained on labels in another unit."""
+    if found not in (None, expected):
+        raise UserError(
+            f"checkpoint '{path}' was trained on labels in {found}, the data set holds {expected}: "
+            f"convert the data with --unit {found}"
+        )
+
+
+def check_steps_left(step: int, max_steps: int, path: str | Path) -> None:
+    """Raise a UserError if a training that begins with a checkpoint has no step to do."""
+    if step >= max_steps:
+        raise UserError(
+            f"checkpoint '{path}' is at step {step} and optim.max_steps is {max_steps}: set it "
+            "higher to go on from there, or begin at step 0 with best_checkpoint.pt or last_ema.pt"
         )

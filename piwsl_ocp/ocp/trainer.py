@@ -15,6 +15,7 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import setup_imports
+from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -80,11 +81,12 @@ class PIWSLTrainer(OCPTrainer):
         scoring.require_squared_errors(self.config["evaluation_metrics"])
         self.copies: CopyEvaluator | None = None
         self.evaluation: Evaluation | None = None
-        self.validating = False
+        self.validated_split: str | None = None
         self.stop_request = StopRequest()
         self.in_step = self.save_is_due = False
         self.progress = progress.StepProgress()
         self.random_state: dict[str, Tensor] | None = None
+        self.first_checkpoint: str | None = None
         if self.cpu:
             torch.set_flush_denormal(True)
         super().load(inference_only)
@@ -96,6 +98,7 @@ class PIWSLTrainer(OCPTrainer):
                 self.normalizers,
                 self.options.consistency_epsilon_angstrom,
                 separate=self.options.copies == "separate",
+                element_references=self.elementrefs,
             )
 
     @staticmethod
@@ -118,17 +121,31 @@ class PIWSLTrainer(OCPTrainer):
         self.config["dataset"].setdefault("format", "piwsl_ocp.ocp.dataset.GraphLmdbDataset")
         self.config["dataset"]["graph"] = None if model.otf_graph else graph
         super().load_datasets()
-        datasets = {"train": self.train_dataset, "val": self.val_dataset, "test": self.test_dataset}
-        self.label_statistics = labels.statistics(self.config, self.options.energy_unit, datasets)
+        unit = self.options.energy_unit
+        self.label_statistics = labels.statistics(self.config, unit, self._datasets)
         elements = self.label_statistics.info.get("elements", ())
         check_elements(model, elements, f"'{labels.dataset_folder(self.config)}'")
 
+    @property
+    def _datasets(self) -> dict[str, Any]:
+        return {"train": self.train_dataset, "val": self.val_dataset, "test": self.test_dataset}
+
     def load_references_and_normalizers(self) -> None:
-        """Divide energies and forces by one common scale if `target_scale` asks for it."""
+        """Divide energies and forces by one common scale if `target_scale` asks for it.
+
+        The mean energy that is subtracted is that of energies less fairchem's element references.
+        """
         if self.options.target_scale == "force_rms":
             transforms = self.config["dataset"].setdefault("transforms", {})
             transforms["normalizer"] = self.label_statistics.normalizer_config()
         super().load_references_and_normalizers()
+        if "energy" in self.elementrefs:
+            self.label_statistics = labels.without_element_references(
+                self.label_statistics, self._datasets, self.elementrefs["energy"]
+            )
+            if self.options.target_scale == "force_rms":
+                mean = self.label_statistics.splits["train"].energy_mean
+                self.normalizers["energy"].mean.fill_(mean)
 
     def load_loss(self) -> None:
         """Give every supervised loss the same common scale as the weak losses."""
@@ -139,19 +156,21 @@ class PIWSLTrainer(OCPTrainer):
                 loss["coefficient"] *= self.normalizers[target].rmsd.item() / scale
 
     def train(self, disable_eval_tqdm: bool = True) -> None:
-        """Train up to `optim.max_steps`; on Ctrl-C save between two steps and raise."""
+        """Train up to `optim.max_steps`; on a signal save between two steps and raise.
+
+        A signal that comes after the last step changes nothing: the training ends as it would.
+        """
         optim = self.config["optim"]
         steps_per_epoch = len(self.train_loader)
         optim.setdefault("max_steps", optim.get("max_epochs", 0) * steps_per_epoch)
         optim["max_epochs"] = math.ceil(optim["max_steps"] / steps_per_epoch)
+        if self.first_checkpoint is not None:
+            state.check_steps_left(self.step, optim["max_steps"], self.first_checkpoint)
         self.progress.start(self.step, optim["max_steps"])
-        with (
-            self.progress,
-            stop_on_signal() as self.stop_request,
-            contextlib.suppress(state.LastStepDone),
-        ):
-            super().train(disable_eval_tqdm=True)
-        self._finish()
+        with self.progress, stop_on_signal() as self.stop_request:
+            with contextlib.suppress(state.LastStepDone):
+                super().train(disable_eval_tqdm=True)
+            self._finish()
 
     def _finish(self) -> None:
         """Validate and save the end of training where the last step was no validation step."""
@@ -187,10 +206,13 @@ class PIWSLTrainer(OCPTrainer):
         """Evaluate clean and displaced copies; return the outputs of the clean structures."""
         if self.model.training:
             self._between_steps()
+        split = "train" if self.model.training else self.validated_split
+        if split is not None:
+            labels.check_labels(batch, split)
         batch = batch.to(self.device)
         if self.model.training:
             self.evaluation = self.copies.training(super()._forward, batch, self.step)
-        elif self.validating:
+        elif self.validated_split is not None:
             self.evaluation = self.copies.validation(super()._forward, batch)
         else:
             self.evaluation = Evaluation(super()._forward(concatenate_copies(batch, [])))
@@ -201,6 +223,7 @@ class PIWSLTrainer(OCPTrainer):
         loss = super()._compute_loss(out, batch)
         if not self.model.training:
             return loss
+        loss = loss + state.zero_of(out, unless=[target for target, _ in self.loss_functions])
         weights = self.copies.objective.weights
         scale = labels.common_scale(self.normalizers) * self.label_statistics.kcal_per_mol
         for name, values in self.evaluation.losses.items():
@@ -226,12 +249,12 @@ class PIWSLTrainer(OCPTrainer):
     @torch.no_grad()
     def validate(self, split: str = "val", disable_tqdm: bool = True) -> dict[str, Any]:
         """Validate as fairchem does, and add root mean square errors and the consistency error."""
-        self.validating = True
+        self.validated_split = split
         try:
             with self.progress.paused(), state.random_state_untouched(self.device):
                 metrics = super().validate(split=split, disable_tqdm=disable_tqdm)
         finally:
-            self.validating = False
+            self.validated_split = None
         scores = scoring.scores(metrics, self.label_statistics, split)
         metrics.update({name: {"metric": value} for name, value in scores.items()})
         if self.logger is not None:
@@ -282,11 +305,27 @@ class PIWSLTrainer(OCPTrainer):
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False
     ) -> None:
-        """Load tensors and plain values only; refuse the checkpoint of another model."""
+        """Load tensors and plain values only; refuse the checkpoint of another model or unit.
+
+        `checkpoint.pt` goes on with its step, optimiser and averaged weights. A checkpoint of
+        weights alone (`best_checkpoint.pt`, `last_ema.pt`) begins at step 0, and the average with
+        it. Where it comes from another run folder, the best metric is sought anew.
+        """
         checkpoint = checkpoint or state.read_checkpoint(checkpoint_path, self.device)
         state.check_same_model(checkpoint, self._unwrapped_model, checkpoint_path)
-        super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
         extra = checkpoint["config"].get("piwsl", {})
         if not inference_only:
-            self.random_state = extra.get("random_state")
+            state.check_same_unit(extra.get("unit"), self.label_statistics.unit, checkpoint_path)
+        super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
+        if inference_only:
+            return
+        self.load_loss()
+        if self.ema is None and self.ema_decay:
+            self.ema = ExponentialMovingAverage(self.model.parameters(), self.ema_decay)
+        self.random_state = extra.get("random_state")
+        folder = Path(self.config["cmd"]["checkpoint_dir"]).resolve()
+        if Path(checkpoint_path).resolve().parent == folder:
             self.progress.train_seconds = extra.get("train_seconds", 0.0)
+        else:
+            self.first_checkpoint = str(checkpoint_path)
+            self.best_val_metric = self.primary_metric = None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
+import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import torch
 from torch_geometric.data import Batch
 
@@ -62,3 +65,28 @@ def one_batch(trainer: PIWSLTrainer) -> Batch:
     """Return the first four training records as one batch."""
     dataset = trainer.train_dataset.dataset
     return trainer.collater([dataset[index] for index in range(4)]).to(torch.device("cpu"))
+
+
+def with_label(data: Path, folder: Path, split: str, record: int, **labels: float) -> Path:
+    """Return a copy of a converted data set in which one record has other labels.
+
+    Args:
+        data: the data set.
+        folder: of the copy.
+        split: of the record.
+        record: its number.
+        labels: `energy`, or `forces` for the last component of the last force.
+    """
+    shutil.copytree(data, folder)
+    key = str(record).encode()
+    with (
+        lmdb.open(str(folder / split / "data.lmdb"), subdir=False) as file,
+        file.begin(write=True) as transaction,
+    ):
+        stored = pickle.loads(transaction.get(key))
+        if "energy" in labels:
+            stored.energy = stored.energy * 0 + labels["energy"]
+        if "forces" in labels:
+            stored.forces[-1, -1] = labels["forces"]
+        transaction.put(key, pickle.dumps(stored))
+    return folder
