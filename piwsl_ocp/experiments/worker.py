@@ -79,6 +79,8 @@ def _run(job: Job, ranks: Ranks | None) -> None:
     if not job.is_trained:
         _set_unreadable_checkpoint_aside(path / CHECKPOINT_FILE)
         train(job.config, path, resume=job.is_begun, ranks=ranks)
+        if interruption.received:  # after the last step: the training is whole, the rest waits
+            raise TrainingInterrupted("after the last step")
     for name in job.missing_measurements:
         MEASUREMENTS[name].measure(RunFolder(path), Path(job.dataset_folder))
 

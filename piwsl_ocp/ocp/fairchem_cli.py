@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from fairchem.core import _cli
 from fairchem.core.common.flags import flags
+from torch.distributed.launcher.api import LaunchConfig
 
 from piwsl_ocp.ocp.config import find_config
+from piwsl_ocp.ocp.processes import run_ranks
 from piwsl_ocp.ocp.run import Runner, run_configuration
 
 
@@ -29,4 +33,10 @@ def main(arguments: Sequence[str], default_mode: str | None = None) -> None:
         flags.get_parser().error("the following arguments are required: --mode")
     parsed.config_yml = find_config(parsed.config_yml)
     _cli.Runner, _cli.runner_wrapper = Runner, run_configuration
+    _cli.elastic_launch = _launch
     _cli.main(parsed, overrides)
+
+
+def _launch(settings: LaunchConfig, run: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Stand for torch's `elastic_launch`, which ends its processes when a signal comes."""
+    return partial(run_ranks, run, count=settings.nproc_per_node)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.config import check_config, fairchem_config
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
+from piwsl_ocp.ocp.processes import run_ranks
 from piwsl_ocp.ocp.provenance import code_version
 from piwsl_ocp.ocp.ranks import Ranks
 from piwsl_ocp.ocp.run_lock import only_process
@@ -63,6 +65,12 @@ def run_configuration(config: dict[str, Any]) -> None:
     Runner()(config)
 
 
+def _run_logged(config: dict[str, Any], quiet: bool) -> None:
+    """Run one configuration in a process of its own, with the log in the run folder."""
+    with _log_file(Path(config["run_dir"]), quiet):
+        run_configuration(config)
+
+
 def train(
     config: Mapping[str, Any],
     run_folder: Path | str,
@@ -88,7 +96,7 @@ def train(
 
     Raises:
         UserError: for a mistake in the configuration or the folder.
-        TrainingInterrupted: after Ctrl-C, when the state is saved.
+        TrainingInterrupted: after Ctrl-C or SIGTERM, when the state is saved.
     """
     folder = Path(run_folder)
     if ranks is not None and ranks.rank > 0:
@@ -103,7 +111,7 @@ def train(
         if not resume:
             _prepare(folder, config)
         with _status_kept(folder, config), _log_file(folder, quiet=progress):
-            _launch(config, processes, ranks)
+            _launch(config, processes, ranks, quiet=progress)
     return folder
 
 
@@ -141,7 +149,7 @@ def new_run_folder(root: Path | str, name: str) -> Path:
     return folder
 
 
-def _launch(config: dict[str, Any], processes: int, ranks: Ranks | None) -> None:
+def _launch(config: dict[str, Any], processes: int, ranks: Ranks | None, quiet: bool) -> None:
     if config["world_size"] > 1:
         config["optim"]["num_workers"] = 0
     if ranks is not None:
@@ -152,17 +160,7 @@ def _launch(config: dict[str, Any], processes: int, ranks: Ranks | None) -> None
         distutils.setup_env_local()
         run_configuration(config)
         return
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    settings = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    elastic_launch(settings, run_configuration)(config)
+    run_ranks(partial(_run_logged, quiet=quiet), config, processes)
 
 
 def _resumed_config(folder: Path) -> dict[str, Any]:
