@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from fairchem.core.datasets import data_list_collater
 from fairchem.core.modules.normalization.element_references import create_element_references
 from fairchem.core.modules.normalization.normalizer import create_normalizer
 from rich.progress import track
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch, Data
 
@@ -191,8 +190,8 @@ class Predictor:
         collate = partial(data_list_collater, otf_graph=False)
         loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
         steps = track(loader, description=f"predicting {split}", disable=not progress)
-        results = [(batch, self._evaluate(batch.to(self.device))) for batch in steps]
-        return _joined(results, unit)
+        parts = [_of_batch(batch, self._evaluate(batch.to(self.device)), unit) for batch in steps]
+        return _joined(parts)
 
     def predict_atoms(self, structures: Sequence[Atoms], batch_size: int = 32) -> list[Prediction]:
         """Predict ASE structures; one prediction a structure, energies free of references."""
@@ -284,17 +283,27 @@ def graph_data(
     )
 
 
-def _joined(results: Sequence[tuple[Batch, Prediction]], unit: str) -> Predictions:
-    def joined(value: Callable[[Batch, Prediction], Tensor], dtype: type) -> np.ndarray:
-        parts = [np.asarray(value(b, p).detach().cpu().numpy(), dtype) for b, p in results]
-        return np.concatenate(parts)
+def _of_batch(batch: Batch, prediction: Prediction, unit: str) -> Predictions:
+    """Return what is kept of a batch, away from the device."""
+
+    def array(value: Any, dtype: type) -> np.ndarray:
+        return np.asarray(torch.as_tensor(value).cpu().numpy(), dtype)
 
     return Predictions(
-        records=joined(lambda b, p: torch.as_tensor(b.record), np.int64),
-        natoms=joined(lambda b, p: b.natoms, np.int64),
-        energy=joined(lambda b, p: p.energy, np.float64),
-        energy_reference=joined(lambda b, p: torch.as_tensor(b.energy).view(-1), np.float64),
-        forces=joined(lambda b, p: p.forces, np.float64),
-        forces_reference=joined(lambda b, p: b.forces, np.float64),
+        records=array(batch.record, np.int64),
+        natoms=array(batch.natoms, np.int64),
+        energy=array(prediction.energy, np.float64),
+        energy_reference=array(batch.energy, np.float64).reshape(-1),
+        forces=array(prediction.forces, np.float64),
+        forces_reference=array(batch.forces, np.float64),
         unit=unit,
     )
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    arrays = {
+        column.name: np.concatenate([getattr(part, column.name) for part in parts])
+        for column in fields(Predictions)
+        if column.name != "unit"
+    }
+    return Predictions(**arrays, unit=parts[0].unit)
