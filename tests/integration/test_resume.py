@@ -17,7 +17,7 @@ import yaml
 from torch_geometric.data import Batch
 
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.ocp import run
+from piwsl_ocp.ocp import interruption, run
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.run_lock import RunFolderBusy, is_locked, only_process
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
@@ -89,6 +89,24 @@ def test_a_training_that_died_goes_on_from_its_last_checkpoint(
         assert torch.load(saved, weights_only=True)["step"] == stop - stop % 6
     run.train({}, tmp_path / "parts", resume=True)
     check_equal(whole, tmp_path / "parts")
+
+
+def test_a_signal_after_the_last_step_changes_nothing(
+    ethanol: Path, tmp_path: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(ethanol, tmp_path / "whole", OPTIONS)
+    finish = PIWSLTrainer._finish
+
+    def interrupted(self: PIWSLTrainer) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        finish(self)
+
+    monkeypatch.setattr(interruption, "received", [])
+    monkeypatch.setattr(PIWSLTrainer, "_finish", interrupted)
+    folder = trained(ethanol, tmp_path / "signalled", OPTIONS)
+    assert interruption.received == [signal.SIGINT]
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    check_equal(whole, folder)
 
 
 def test_only_one_process_works_in_a_run_folder(ethanol: Path, tmp_path: Path) -> None:
