@@ -13,6 +13,7 @@ from fairchem.core.common.flags import flags
 from torch.distributed.launcher.api import LaunchConfig
 
 from piwsl_ocp.ocp.config import find_config
+from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.processes import run_ranks
 from piwsl_ocp.ocp.run import Runner, run_configuration
 
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str], default_mode: str | None = None) -> None:
     Args:
         arguments: what follows the program's name.
         default_mode: the mode where `--mode` is not given.
+
+    Raises:
+        TrainingInterrupted: after Ctrl-C or SIGTERM, when the state is saved.
     """
     parsed, overrides = flags.get_parser().parse_known_args(list(arguments))
     parsed.mode = parsed.mode or default_mode
@@ -34,7 +38,13 @@ def main(arguments: Sequence[str], default_mode: str | None = None) -> None:
     parsed.config_yml = find_config(parsed.config_yml)
     _cli.Runner, _cli.runner_wrapper = Runner, run_configuration
     _cli.elastic_launch = _launch
-    _cli.main(parsed, overrides)
+    try:
+        _cli.main(parsed, overrides)
+    except TrainingInterrupted as interruption:
+        raise TrainingInterrupted(
+            f"interrupted after step {interruption.args[0]}, everything is saved; go on with the "
+            "same command and --checkpoint <run-dir>/checkpoints/<identifier>/checkpoint.pt"
+        ) from None
 
 
 def _launch(settings: LaunchConfig, run: Callable[[Any], None]) -> Callable[[Any], None]:
