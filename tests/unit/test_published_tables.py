@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_a_table_holds_every_printed_number_and_no_other(number: str, shared_dat
             ours[key_of(cell, quantity)] = (mean, std)
     assert ours == printed
     assert len(read_numbers(path)) == len(printed)
+
+
+def test_remarks_on_the_paper_are_kept_apart_from_ours() -> None:
+    contents = [published.load(name).content for name in published.names()]
+    remarks = [text for content in contents for text in content.remarks]
+    assert remarks and any(content.ours for content in contents)
+    mixed = re.compile(r"\b(ours?|our own|CPU scale)\b", re.IGNORECASE)
+    assert [text for text in remarks if mixed.search(text)] == []
 
 
 def test_a_table_that_the_paper_lacks_a_trapezoid_of_has_one_of_ours() -> None:

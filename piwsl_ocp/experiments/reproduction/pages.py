@@ -154,7 +154,7 @@ def notes(filled: FilledTable) -> list[str]:
     """Return warnings, stand-ins, what is missing, remarks and doubts, one line each."""
     lines = [f"WARNING: {text}" for text in filled.warnings]
     stand_ins = sorted({cell.note for cell in filled.cells if cell.note})
-    lines += [f"Ours: {text}" for text in stand_ins]
+    lines += [f"Ours: {text}" for text in (*stand_ins, *filled.table.content.ours)]
     reasons: dict[str, list[str]] = {}
     for cell in filled.cells:
         if cell.missing:

@@ -149,7 +149,23 @@ class SmallScale(_Section):
 
 
 class TableFile(_Section):
-    """The content of a file of `configs/experiments/paper`."""
+    """The content of a file of `configs/experiments/paper`.
+
+    Args:
+        title: of the table.
+        shows: what the paper finds in it.
+        quantities: that it prints.
+        measurements: what is measured besides.
+        settings: shared by all trainings.
+        columns: ways of training.
+        rows: models and data.
+        remarks: what the paper prints, says or leaves out.
+        ours: what was chosen, found or concluded here.
+        doubts: on single published cells.
+        cpu: what differs at CPU scale.
+        tables: that a figure is drawn from.
+        published: row -> column -> "mean ± std" of each quantity.
+    """
 
     title: str
     shows: str
@@ -159,6 +175,7 @@ class TableFile(_Section):
     columns: dict[str, Column] = {}
     rows: dict[str, Row] = {}
     remarks: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     cpu: SmallScale = SmallScale()
     tables: tuple[str, ...] = ()
@@ -208,6 +225,11 @@ class PaperTable:
         """Number and title."""
         kind, number = self.name.split("_", 1)
         return f"{kind.capitalize()} {number}: {self.content.title}"
+
+    @property
+    def short_heading(self) -> str:
+        """Number and title, without the word "Table"."""
+        return self.heading.removeprefix("Table ")
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:

@@ -93,7 +93,7 @@ def without_result(tables: Sequence[FilledTable]) -> str:
         else:
             methods = list(dict.fromkeys(cell.label for cell in table.cells))
         if methods:
-            missing[table.table.heading.removeprefix("Table ").split(":")[0]] = methods
+            missing[table.table.short_heading.split(":")[0]] = methods
     named = [f"{table} ({', '.join(methods)})" for table, methods in missing.items()]
     return f"Not run yet: {'; '.join(named)}." if named else ""
 
@@ -145,7 +145,6 @@ def _lines(filled: FilledTable) -> Iterator[Line]:
     for cell in filled.cells:
         if cell.cell.column != BASELINE:
             columns.setdefault(cell.label, []).append(cell)
-    heading = filled.table.heading.removeprefix("Table ")
     for method, cells in columns.items():
         comparisons = {
             quantity: tuple(
@@ -155,7 +154,7 @@ def _lines(filled: FilledTable) -> Iterator[Line]:
             )
             for quantity in filled.table.content.quantities
         }
-        yield Line(heading, method, comparisons, len(cells))
+        yield Line(filled.table.short_heading, method, comparisons, len(cells))
 
 
 def _same_sign(comparison: Comparison) -> bool | None:
