@@ -11,7 +11,6 @@ from rich.console import Console
 from piwsl_ocp.cli.sweep import (
     LauncherName,
     Parallel,
-    Profile,
     RetryFailed,
     Runs,
     WhereToTrain,
@@ -24,6 +23,14 @@ console = Console(highlight=False)
 Results = Annotated[Path, typer.Option(help="Folder of the kept results.")]
 ScaleName = Annotated[
     str, typer.Option("--scale", help="cpu: small models and samples; paper: as published.")
+]
+ScaleProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        help="What a SLURM job asks for: cpu, a100, or a YAML file. Default: cpu at cpu scale, "
+        "a100 at paper scale.",
+    ),
 ]
 
 
@@ -46,7 +53,7 @@ def reproduce(
     ] = None,
     launcher: WhereToTrain = LauncherName.local,
     parallel: Parallel = None,
-    profile: Profile = "cpu",
+    profile: ScaleProfile = None,
     retry_failed: RetryFailed = False,
     missing: Annotated[
         bool, typer.Option("--missing", help="Leave runs alone whose result is kept already.")
@@ -85,7 +92,7 @@ def reproduce(
         return
     complete = True
     if not report_only:
-        made_by = make_launcher(launcher, parallel, profile)
+        made_by = make_launcher(launcher, parallel, profile or reproduction.scale.profile)
         complete = reproduction.run(made_by, retry_failed=retry_failed)
     reproduction.show_tables()
     if not complete:

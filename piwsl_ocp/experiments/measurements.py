@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.aspirin import RESULT as BOND_SCAN
 from piwsl_ocp.experiments.aspirin import scan_run
 from piwsl_ocp.experiments.run_folder import RunFolder
@@ -22,6 +23,25 @@ class Measurement:
 
     result: str
     measure: Callable[[RunFolder, Path], object]
+
+
+def measure(name: str, run: RunFolder, dataset_folder: Path) -> None:
+    """Do a measurement and leave its result in the run folder.
+
+    Args:
+        name: a key of `MEASUREMENTS`.
+        run: a finished training.
+        dataset_folder: its data set.
+
+    Raises:
+        UserError: if the best checkpoint is not there any more, or something cannot be read.
+    """
+    if not run.best_checkpoint.is_file():
+        raise UserError(
+            f"'{run.best_checkpoint}' is not there, and {name} cannot be measured without it: "
+            f"remove the run's folder '{run.path}' and the same command makes it again"
+        )
+    MEASUREMENTS[name].measure(run, dataset_folder)
 
 
 def _errors(run: RunFolder, dataset_folder: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job, from_json
-from piwsl_ocp.experiments.measurements import MEASUREMENTS
+from piwsl_ocp.experiments.measurements import measure
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.run_record import RunRecord
 from piwsl_ocp.ocp import interruption
@@ -82,7 +82,7 @@ def _run(job: Job, ranks: Ranks | None) -> None:
         if interruption.received:  # after the last step: the training is whole, the rest waits
             raise TrainingInterrupted("after the last step")
     for name in job.missing_measurements:
-        MEASUREMENTS[name].measure(RunFolder(path), Path(job.dataset_folder))
+        measure(name, RunFolder(path), Path(job.dataset_folder))
 
 
 def _set_unreadable_checkpoint_aside(path: Path) -> None:

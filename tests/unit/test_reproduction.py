@@ -202,7 +202,9 @@ def test_gradient_forces_are_another_model() -> None:
     ("cell", "reason"),
     [
         (("table_A4", "painn_n10000", "piwsl"), "N = 10 000: the sample holds 1000 structures"),
+        (("table_A4", "escn_n10000", "piwsl"), "N = 10 000: the sample holds 1000 structures"),
         (("table_A7", "painn_n1000", "piwsl"), "N = 1000: the sample holds 824 structures"),
+        (("table_A7", "escn_n1000", "piwsl"), "N = 1000: the sample holds 824 structures"),
         (("table_2", "escn_n1000", "piwsl"), "N = 1000: run with painn alone at this scale"),
         (("table_4", "equiformer_v2", "piwsl"), "run with painn alone at this scale"),
     ],

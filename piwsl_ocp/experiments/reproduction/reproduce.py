@@ -15,7 +15,13 @@ from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.pages import terminal_tables
 from piwsl_ocp.experiments.reproduction.plan import Jobs, Plan, duration, jobs_of, plan
 from piwsl_ocp.experiments.reproduction.published import PaperTable
-from piwsl_ocp.experiments.reproduction.results import Results, collect, file_of, read_all
+from piwsl_ocp.experiments.reproduction.results import (
+    Results,
+    collect,
+    file_of,
+    read_all,
+    require_writable,
+)
 from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.run import Launcher
@@ -89,9 +95,10 @@ class Reproduction:
             Whether every run is finished; not where a data set is missing.
 
         Raises:
-            UserError: if a data set is damaged or cannot be made.
+            UserError: if a data set is damaged or cannot be made, or results cannot be kept.
             KeyboardInterrupt: when everything is saved.
         """
+        require_writable(self.folders.results, self.scale.name)
         jobs = self._jobs(convert=True)
         self._print_missing(jobs)
         finished = sum(job.is_done for job in jobs.jobs)
@@ -170,7 +177,7 @@ def overview(tables: Sequence[PaperTable], results: Path) -> Table:
     at_scale = [(find_scale(name), read_all(results, name)) for name in SCALES]
     for table in tables:
         columns = [text for scale, found in at_scale for text in _summary([table], scale, found)]
-        shown.add_row(table.heading.removeprefix("Table "), *columns)
+        shown.add_row(table.short_heading, *columns)
     columns = [text for scale, found in at_scale for text in _summary(tables, scale, found)]
     shown.add_section()
     shown.add_row("all, each run once", *columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +208,9 @@ def collect(runs: Path, results: Path) -> list[str]:
 
     Returns:
         One line for each folder that gave none.
+
+    Raises:
+        UserError: if a result cannot be written.
     """
     problems = []
     seen: dict[str, Path] = {}
@@ -220,10 +224,25 @@ def collect(runs: Path, results: Path) -> list[str]:
                     f"'{folder}' and '{seen[result.run]}' are the same run: remove one of them"
                 )
             seen[result.run] = folder
-            write(_with_earlier_measurements(result, results), results)
         except UserError as error:
             problems.append(str(error))
+            continue
+        write(_with_earlier_measurements(result, results), results)
     return problems
+
+
+def require_writable(results: Path, scale: str) -> None:
+    """Raise a UserError if no result of a scale can be kept in a folder, which is made."""
+    folder = folder_of(results, scale)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"results cannot be kept in '{folder}' ({error.strerror}): give another --results, or "
+            "make the folder writable"
+        ) from error
 
 
 def _with_earlier_measurements(result: RunResult, results: Path) -> RunResult:

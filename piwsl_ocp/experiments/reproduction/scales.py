@@ -65,6 +65,7 @@ class Scale(_Section):
         seconds_per_step: a guess for a supervised step of each model.
         steps: steps by N; empty for those of the configuration.
         five_models_at: the only N at which other models than PaiNN are trained.
+        profile: of SLURM, unless the user names another.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Scale(_Section):
     seconds_per_step: dict[str, float]
     steps: dict[int, int] = {}
     five_models_at: int | None = None
+    profile: str = "cpu"
 
 
 @dataclass(frozen=True)

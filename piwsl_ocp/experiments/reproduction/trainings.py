@@ -152,7 +152,7 @@ def training(cell: Cell, table: PaperTable, scale: Scale) -> Training:
         UserError: if it cannot be run at that scale; the message is the reason.
     """
     settings, note = _at_scale(cell.settings, table, scale)
-    reason = too_few_structures(settings, scale)
+    reason = too_few_structures(settings, scale) or _left_out(settings, table, scale)
     if reason:
         raise UserError(reason)
     model = model_file(settings)
@@ -236,12 +236,20 @@ def _at_scale(settings: Settings, table: PaperTable, scale: Scale) -> tuple[Sett
     if small.train is not None and small.train != settings.train:
         note = f"N = {small.train} in place of {settings.train}"
         settings = settings.model_copy(update={"train": small.train})
-    if small.models is not None:
-        if settings.model not in small.models:
-            raise UserError(f"run with {' and '.join(small.models)} alone at this scale")
-    elif settings.model != "painn" and settings.train != scale.five_models_at:
-        raise UserError(f"N = {settings.train}: run with painn alone at this scale")
     return settings, note
+
+
+def _left_out(settings: Settings, table: PaperTable, scale: Scale) -> str | None:
+    """Return why a model is not trained at a scale, None if it is."""
+    if scale.name != "cpu":
+        return None
+    models = table.content.cpu.models
+    if models is not None:
+        told = f"run with {' and '.join(models)} alone at this scale"
+        return None if settings.model in models else told
+    if settings.model == "painn" or settings.train == scale.five_models_at:
+        return None
+    return f"N = {settings.train}: run with painn alone at this scale"
 
 
 def _change_weak_losses(options: dict[str, Any], settings: Settings) -> None:

@@ -1,0 +1,93 @@
+"""What goes wrong around the tables ends in one line each, and leaves everything else alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from piwsl_ocp.cli import build
+from piwsl_ocp.cli import reproduce as cli
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.measurements import measure
+from piwsl_ocp.experiments.reproduction import results
+from piwsl_ocp.experiments.reproduction.plan import select
+from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction
+from piwsl_ocp.experiments.reproduction.scales import find_scale
+from piwsl_ocp.experiments.run_folder import RunFolder
+from piwsl_ocp.experiments.sweep.local import LocalLauncher
+from tests.run_folders import make_run
+
+RUN = "cpu-ani1x_n100-painn-supervised-s{}-01234567".format
+
+
+def finished_run(folder: Path) -> Path:
+    """Write the folder of a finished run of the tables, without its checkpoint."""
+    make_run(folder, "supervised", changes={"identifier": folder.name})
+    path = folder / "results" / "test.json"
+    content = json.loads(path.read_text())
+    content["errors"]["force_vector_rmse"] = 3.0
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Path:
+    """Return a folder of results that nobody can write, whoever runs the test."""
+    (tmp_path / "file").write_text("in the way")
+    return tmp_path / "file" / "results"
+
+
+def test_results_that_cannot_be_kept_are_an_error(tmp_path: Path, unwritable: Path) -> None:
+    finished_run(tmp_path / "runs" / RUN(0))
+    call = CliRunner().invoke(
+        build(), ["report", "--runs", str(tmp_path / "runs"), "--results", str(unwritable)]
+    )
+    assert isinstance(call.exception, UserError)
+    assert f"cannot write '{unwritable}" in str(call.exception)
+    assert results.collect(tmp_path / "runs", tmp_path / "results") == []
+
+
+def test_a_results_folder_is_tried_before_anything_is_trained(
+    tmp_path: Path, unwritable: Path
+) -> None:
+    folders = Folders(tmp_path / "runs", unwritable, tmp_path / "data")
+    reproduction = Reproduction(select("4"), find_scale("cpu"), folders, Console(quiet=True))
+    with pytest.raises(UserError, match=r"results cannot be kept in .*: give another --results"):
+        reproduction.run(LocalLauncher(1))
+    results.require_writable(tmp_path / "results", "cpu")
+    assert list(results.folder_of(tmp_path / "results", "cpu").iterdir()) == []
+
+
+def test_a_deleted_checkpoint_is_told_with_the_remedy(tmp_path: Path) -> None:
+    run = RunFolder(finished_run(tmp_path / RUN(0)))
+    for name in ("errors", "curl", "bond_scan"):
+        with pytest.raises(UserError) as error:
+            measure(name, run, tmp_path)
+        assert f"remove the run's folder '{run.path}' and the same command makes it again" in str(
+            error.value
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "profile"),
+    [
+        (["--scale", "paper"], "a100"),
+        (["--scale", "paper", "--profile", "cpu"], "cpu"),
+        (["--scale", "cpu"], "cpu"),
+        ([], "cpu"),
+    ],
+)
+def test_jobs_of_slurm_ask_for_what_the_scale_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], profile: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(cli, "make_launcher", lambda name, parallel, found: asked.append(found))
+    monkeypatch.setattr(Reproduction, "run", lambda self, launcher, retry_failed: True)
+    fixed = ["reproduce", "4", "--launcher", "slurm", "--results", str(tmp_path)]
+    call = CliRunner().invoke(build(), [*fixed, *arguments])
+    assert call.exit_code == 0, call.output
+    assert asked == [profile]
