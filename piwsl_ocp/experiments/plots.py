@@ -150,6 +150,10 @@ def as_svg(figure: Figure, prefix: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    # matplotlib makes these of the coordinates' last bits, which differ between machines.
+    hashed = dict.fromkeys(re.findall(r'\bid="([a-zA-Z][0-9a-f]{10})"', svg))
+    numbers = {name: f"n{number}" for number, name in enumerate(hashed)}
+    svg = re.sub(r"\b[a-zA-Z][0-9a-f]{10}\b", lambda found: numbers.get(found[0], found[0]), svg)
     # Identifiers must be unique in the page that holds several figures.
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
