@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from dataclasses import replace
@@ -308,7 +309,7 @@ def test_the_markdown_names_numbers_reasons_and_provenance(kept: Path) -> None:
     assert "- Paper, equiformer_v2 pitc: five repeats" in text
 
 
-@pytest.mark.parametrize(("width", "count"), [(80, 2), (200, 1)])
+@pytest.mark.parametrize(("width", "count"), [(80, 3), (200, 1)])
 def test_the_terminal_shows_tables_uncut(kept: Path, width: int, count: int) -> None:
     (table,) = select("4")
     filled = fill(table, CPU, results.read_all(kept, "cpu"), seeds=2)
@@ -374,7 +375,7 @@ def test_a_spread_that_is_not_known_is_not_counted(tmp_path: Path) -> None:
 def test_the_csv_has_a_line_for_each_cell_and_quantity(kept: Path) -> None:
     table = published.load("table_4")
     lines = csv_text([fill(table, CPU, results.read_all(kept, "cpu"))]).splitlines()
-    assert len(lines) == 1 + 2 * len(table.cells)
+    assert len(lines) == 1 + 3 * len(table.cells)
     assert lines[0].startswith("table,row,column,ours,scale,quantity,unit,mean,std")
 
 
@@ -397,6 +398,38 @@ def test_every_figure_is_drawn_where_there_are_results(tmp_path: Path) -> None:
     found = results.read_all(tmp_path, "cpu")
     drawn = figures({name: fill(published.load(name), CPU, found) for name in published.names()})
     assert len(drawn) == 6
+
+
+CONSTANT = {"energy_rmse": 50, "energy_rmse_constant": 70.12, "force_rmse_constant": 50.03}
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_constant_predictor_and_the_consistency_error_stand_in_every_form(
+    kept: Path, width: int
+) -> None:
+    for seed in (0, 1):
+        made = made_result(trained("table_4", "painn", "trapezoid"), seed, 0.4, errors=CONSTANT)
+        results.write(made, kept)
+    filled = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
+    text = markdown(filled)
+    assert "| painn | constant | 70.1 |  |  | 50.0 |  |  |  |  |" in text
+    assert "| consistency error (kcal/mol): ours | code; data |" in text
+    assert "| 3.05 ± 0.07 (2), -40 % | 012345678; ani1x_n100 aaaaaaaa |" in text
+    page = html([filled], {}, title="Tables", command="piwsl report")
+    assert '<td>constant</td>\n<td class="value ">70.1</td>' in page
+    assert '<td class="value better">3.05 ± 0.07 (2), -40 %</td>' in page
+    lines = list(csv.DictReader(io.StringIO(csv_text([filled]))))
+    line = next(x for x in lines if (x["row"], x["column"]) == ("painn", "piwsl"))
+    assert (line["quantity"], line["constant"]) == ("energy_rmse", "70.12")
+    ours = [x for x in lines if x["quantity"] == "consistency_error" and x["column"] == "piwsl"]
+    assert {x["paper_mean"] for x in ours} == {""}
+    assert "3.05" in [x["mean"] for x in ours]
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(*terminal_tables(filled, width))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert all(word in shown for word in ("constant", "70.1", "consistency", "3.05 ± 0.07"))
+    assert "70.1" in next(line for line in shown.splitlines() if "constant" in line)
 
 
 def test_a_damaged_result_is_told_and_the_others_count(kept: Path) -> None:

@@ -146,6 +146,19 @@ def fill(
     return FilledTable(table, scale, cells, tuple(_warnings(cells)))
 
 
+def constant_error(cells: Sequence[FilledCell], quantity: str) -> float | None:
+    """Return the error of the constant predictor on the data of a row, None where it is unknown.
+
+    It predicts the mean energy of the training structures and no force.
+
+    Args:
+        cells: of the row, which have the same data.
+        quantity: `energy_rmse` or `force_rmse`; others have none.
+    """
+    found = (run.value(f"{quantity}_constant") for cell in cells for run in cell.runs)
+    return next((value for value in found if value is not None), None)
+
+
 def effect(gain: float) -> int:
     """Return −1 for a smaller error, 1 for a larger one, 0 for less than one per cent."""
     return 0 if abs(gain) < NO_EFFECT else int(math.copysign(1, gain))
@@ -172,8 +185,7 @@ def _look_up(
 
 def _compared(cell: FilledCell, baseline: FilledCell | None, table: PaperTable) -> FilledCell:
     comparisons = {
-        quantity: _comparison(cell, baseline, table, quantity)
-        for quantity in table.content.quantities
+        quantity: _comparison(cell, baseline, table, quantity) for quantity in table.quantities
     }
     return FilledCell(cell.cell, cell.training, cell.runs, cell.missing, comparisons, cell.doubts)
 

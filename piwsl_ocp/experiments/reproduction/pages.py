@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,6 +18,7 @@ from piwsl_ocp.experiments.reproduction.comparison import (
     Comparison,
     FilledCell,
     FilledTable,
+    constant_error,
     effect,
 )
 from piwsl_ocp.experiments.reproduction.published import QUANTITIES
@@ -26,17 +28,23 @@ FOOTNOTE = (
     "Ours: mean ± sample standard deviation over seeds (their number), of the checkpoint with the "
     "best validation metric; forces per Cartesian component. In brackets the change against "
     "supervised, ours and the paper's. Effects below 1 % count as none; within spread: smaller "
-    "than the standard deviation of the difference."
+    "than the standard deviation of the difference. Constant: predicting the mean training energy "
+    "and no force. Consistency error: root mean square of [E(r+δ) − E(r−δ)]/2 + δ·F(r) over the "
+    "test structures, each with a random δ."
 )
 
 _CSV_HEADER = (
     *("table", "row", "column", "ours", "scale", "quantity", "unit"),
     *("mean", "std", "seeds", "gain", "paper_mean", "paper_std", "paper_gain", "effect"),
+    "constant",
     *("note", "missing", "steps", "commit", "train_data", "test_data", "runs"),
 )
 
-#: Heading of the columns of one quantity.
+#: Headings of the columns of one quantity, the first alone where the paper prints none.
 _PARTS = ("ours", "paper", "effect")
+
+#: Label of the line with the errors of the constant predictor.
+CONSTANT = "constant"
 
 
 def terminal_tables(filled: FilledTable, width: int) -> list[Table]:
@@ -46,7 +54,7 @@ def terminal_tables(filled: FilledTable, width: int) -> list[Table]:
         filled: what to show.
         width: characters in a line of the terminal.
     """
-    quantities = filled.table.content.quantities
+    quantities = filled.table.quantities
     whole, needed = _terminal_table(filled, quantities)
     parts = [whole]
     if needed > width and len(quantities) > 1:
@@ -61,13 +69,13 @@ def _terminal_table(filled: FilledTable, quantities: Sequence[str]) -> tuple[Tab
     headings = ["row", "method"]
     for quantity in quantities:
         title, unit = QUANTITIES[quantity]
-        headings += [f"{title}\nours {unit}".rstrip(), "paper", "effect"]
+        headings += [f"{title}\nours {unit}".rstrip(), *_parts(filled, quantity)[1:]]
     lines, ends = [], []
-    for row, cells in filled.rows().items():
-        names = [row.replace("_", " "), *[""] * (len(cells) - 1)]
-        for name, cell in zip(names, cells, strict=True):
-            lines.append([name, cell.label, *_terminal_values(cell, quantities)])
-            ends.append(cell is cells[-1])
+    for group in _groups(filled, quantities):
+        for number, line in enumerate(group, start=1):
+            short = [_short(text) for values in line.values for text in values]
+            lines.append([line.name, line.label, *short])
+            ends.append(number == len(group))
     table = Table(caption_justify="left")
     uncut = []
     for column in zip(headings, *lines, strict=True):
@@ -82,10 +90,10 @@ def _terminal_table(filled: FilledTable, quantities: Sequence[str]) -> tuple[Tab
 def markdown(filled: FilledTable) -> str:
     """Return a table in Markdown, with remarks, doubts and what is missing."""
     headings = ["row", "method"]
-    for quantity in filled.table.content.quantities:
+    for quantity in filled.table.quantities:
         title, unit = QUANTITIES[quantity]
         of = f"{title} ({unit})" if unit else title
-        headings += [f"{of}: ours", "paper", "effect"]
+        headings += [f"{of}: ours", *_parts(filled, quantity)[1:]]
     headings.append("code; data")
     lines = [
         f"### {filled.table.heading}",
@@ -95,11 +103,10 @@ def markdown(filled: FilledTable) -> str:
         f"| {' | '.join(headings)} |",
         "|" + "---|" * len(headings),
     ]
-    for row, cells in filled.rows().items():
-        for number, cell in enumerate(cells):
-            name = row.replace("_", " ") if number == 0 else ""
-            values = [text for trio in _values(cell) for text in trio]
-            lines.append(f"| {' | '.join([name, cell.label, *values, cell.provenance])} |")
+    for group in _groups(filled, filled.table.quantities):
+        for line in group:
+            values = [text for texts in line.values for text in texts]
+            lines.append(f"| {' | '.join([line.name, line.label, *values, line.provenance])} |")
     lines += ["", *(f"- {text}" for text in notes(filled))]
     return "\n".join(lines) + "\n"
 
@@ -110,9 +117,11 @@ def csv_text(tables: Sequence[FilledTable]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_CSV_HEADER)
     for filled in tables:
-        for cell in filled.cells:
-            for comparison in cell.comparisons.values():
-                writer.writerow(_csv_line(filled, cell, comparison))
+        for cells in filled.rows().values():
+            for cell in cells:
+                for comparison in cell.comparisons.values():
+                    constant = constant_error(cells, comparison.quantity)
+                    writer.writerow(_csv_line(filled, cell, comparison, constant))
     return buffer.getvalue()
 
 
@@ -172,23 +181,63 @@ def _caption(filled: FilledTable) -> str:
     return "\n".join([FOOTNOTE, *notes(filled)])
 
 
-def _values(cell: FilledCell) -> list[tuple[str, str, str]]:
-    """Return ours, the paper's and the agreement of each quantity, as text."""
-    return [
-        (_ours(cell, comparison), _paper(cell, comparison), comparison.agreement)
-        for comparison in cell.comparisons.values()
-    ]
+@dataclass(frozen=True)
+class _Line:
+    """One line of a table.
+
+    Attributes:
+        name: of the row, in its first line alone.
+        label: of the method.
+        values: the texts under `_parts` of each quantity.
+        kinds: styles of the same.
+        provenance: code and data.
+    """
+
+    name: str
+    label: str
+    values: tuple[tuple[str, ...], ...]
+    kinds: tuple[tuple[str, ...], ...]
+    provenance: str = ""
 
 
-def _terminal_values(cell: FilledCell, quantities: Sequence[str]) -> list[str]:
-    """Return the same of some quantities with short reasons, for narrow columns."""
-    values = []
-    for quantity, (ours, paper, agreement) in zip(cell.comparisons, _values(cell), strict=True):
-        if quantity not in quantities:
-            continue
-        short = ours.split(": ")[0]
-        values += [short.replace(", ", "\n"), paper.replace(", ", "\n"), agreement]
-    return values
+def _parts(filled: FilledTable, quantity: str) -> tuple[str, ...]:
+    """Return the headings of the columns of a quantity."""
+    return _PARTS if quantity in filled.table.content.quantities else _PARTS[:1]
+
+
+def _groups(filled: FilledTable, quantities: Sequence[str]) -> Iterator[list[_Line]]:
+    """Yield the lines of each row: the constant predictor where it is known, then the methods."""
+    sizes = [len(_parts(filled, quantity)) for quantity in quantities]
+    for row, cells in filled.rows().items():
+        constants = [constant_error(cells, quantity) for quantity in quantities]
+        lines = []
+        if any(value is not None for value in constants):
+            firsts = ("" if v is None else format_our(Statistic.of([v])) for v in constants)
+            values = tuple((f, "", "")[:size] for f, size in zip(firsts, sizes, strict=True))
+            blank = tuple(("", "", "")[:size] for size in sizes)
+            lines.append(_Line("", CONSTANT, values, blank))
+        for cell in cells:
+            shown = [cell.comparisons[quantity] for quantity in quantities]
+            values = tuple(_values(cell, c, n) for c, n in zip(shown, sizes, strict=True))
+            kinds = tuple(_kinds(c)[:n] for c, n in zip(shown, sizes, strict=True))
+            lines.append(_Line("", cell.label, values, kinds, cell.provenance))
+        lines[0] = replace(lines[0], name=row.replace("_", " "))
+        yield lines
+
+
+def _values(cell: FilledCell, comparison: Comparison, size: int) -> tuple[str, ...]:
+    """Return ours, the paper's and the agreement, as text, or ours alone.
+
+    Why a cell is empty is told once, beside the published numbers.
+    """
+    if size == 1 and comparison.ours is None:
+        return ("",)
+    return (_ours(cell, comparison), _paper(cell, comparison), comparison.agreement)[:size]
+
+
+def _short(text: str) -> str:
+    """Return a text with a short reason and one line for each part, for narrow columns."""
+    return text.split(": ")[0].replace(", ", "\n")
 
 
 def _ours(cell: FilledCell, comparison: Comparison) -> str:
@@ -216,7 +265,9 @@ def format_our(statistic: Statistic) -> str:
     return format_statistic("energy_rmse", statistic)
 
 
-def _csv_line(filled: FilledTable, cell: FilledCell, comparison: Comparison) -> list[Any]:
+def _csv_line(
+    filled: FilledTable, cell: FilledCell, comparison: Comparison, constant: float | None
+) -> list[Any]:
     ours, printed = comparison.ours, comparison.printed
     runs = cell.runs
     return [
@@ -233,6 +284,7 @@ def _csv_line(filled: FilledTable, cell: FilledCell, comparison: Comparison) -> 
         *((printed.mean, _number(printed.std)) if printed else ("", "")),
         _number(comparison.printed_gain),
         comparison.agreement,
+        _number(constant),
         cell.note,
         cell.missing,
         cell.training.steps if cell.training else "",
@@ -248,18 +300,22 @@ def _number(value: float | None) -> float | str:
 
 
 def _for_page(filled: FilledTable) -> dict[str, Any]:
-    quantities = filled.table.content.quantities
+    quantities = filled.table.quantities
     rows = []
-    for row, cells in filled.rows().items():
-        for number, cell in enumerate(cells):
+    for group in _groups(filled, quantities):
+        for line in group:
+            texts = [text for part in line.values for text in part]
+            kinds = [kind for part in line.kinds for kind in part]
             rows.append(
                 {
-                    "first": number == 0,
-                    "name": row.replace("_", " "),
-                    "span": len(cells),
-                    "label": cell.label,
-                    "cells": _page_values(cell),
-                    "provenance": cell.provenance,
+                    "name": line.name,
+                    "span": len(group),
+                    "label": line.label,
+                    "cells": [
+                        {"text": text, "kind": kind}
+                        for text, kind in zip(texts, kinds, strict=True)
+                    ],
+                    "provenance": line.provenance,
                 }
             )
     return {
@@ -267,21 +323,17 @@ def _for_page(filled: FilledTable) -> dict[str, Any]:
         "heading": filled.table.heading,
         "shows": filled.table.content.shows,
         "quantities": [
-            dict(zip(("title", "unit"), QUANTITIES[q], strict=True)) for q in quantities
+            {"title": QUANTITIES[q][0], "unit": QUANTITIES[q][1], "parts": _parts(filled, q)}
+            for q in quantities
         ],
-        "parts": _PARTS,
         "rows": rows,
         "notes": notes(filled),
     }
 
 
-def _page_values(cell: FilledCell) -> list[dict[str, str]]:
-    values = []
-    for comparison, texts in zip(cell.comparisons.values(), _values(cell), strict=True):
-        kinds = (_kind(comparison.our_gain), _kind(comparison.printed_gain), "")
-        for text, kind in zip(texts, kinds, strict=True):
-            values.append({"text": text, "kind": kind})
-    return values
+def _kinds(comparison: Comparison) -> tuple[str, str, str]:
+    """Return the styles of ours, the paper's and the agreement."""
+    return _kind(comparison.our_gain), _kind(comparison.printed_gain), ""
 
 
 def _kind(gain: float | None) -> str:

@@ -28,6 +28,7 @@ QUANTITIES: Mapping[str, tuple[str, str]] = {
     "force_rmse": ("force RMSE", "kcal/mol/Å"),
     "seconds_per_epoch": ("seconds per epoch", "s"),
     "curl": ("curl of the forces", "kcal/mol/Å²"),
+    "consistency_error": ("consistency error", "kcal/mol"),
 }
 
 _NUMBER = re.compile(r"(-?[\d.]+)(?: ± ([\d.]+))?")
@@ -236,6 +237,12 @@ class PaperTable:
         """All cells, row by row; none for a figure, which is drawn from those of tables."""
         return tuple(self._cells())
 
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What is shown: what the paper prints and, beside energies, our consistency error."""
+        printed = self.content.quantities
+        return (*printed, "consistency_error") if "energy_rmse" in printed else printed
+
     def _cells(self) -> Iterator[Cell]:
         shared = self.content.settings.fixed()
         for row_name, row in self.content.rows.items():
@@ -250,7 +257,7 @@ class PaperTable:
     def printed(self, cell: Cell, quantity: str) -> Printed | None:
         """Return the published number of a cell, None where there is none."""
         values = self.content.published.get(cell.row, {}).get(cell.column)
-        if values is None:
+        if values is None or quantity not in self.content.quantities:
             return None
         return Printed.parse(values[self.content.quantities.index(quantity)])
 

@@ -118,6 +118,8 @@ class RunResult(_Section):
             if self.seconds_per_step is None:
                 return None
             return self.seconds_per_step * math.ceil(self.train / self.batch_size)
+        if quantity == "consistency_error":
+            return self.consistency_error
         return self.errors.get(quantity)
 
 
