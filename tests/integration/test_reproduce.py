@@ -174,3 +174,26 @@ def test_a_run_that_fails_leaves_the_others_alone(
     (result,) = results.read_all(folders.results, "cpu").runs.values()
     assert result.run != first.name
     assert (first / "notes.txt").read_text() == "in the way"
+
+
+def test_steps_are_timed_in_turn_without_a_training(
+    scale: Scale, folders: Folders, tmp_path: Path
+) -> None:
+    path = tmp_path / "table_98.yml"
+    printed = {"painn": {"supervised": ["1.0"], "pitc": ["1.9"]}}
+    changes = {"quantities": ["seconds_per_epoch"], "cpu": {"in_turn": True}, "published": printed}
+    path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
+    table = published.read(path)
+    with (tmp_path / "printed").open("w") as file:
+        reproduction = Reproduction([table], scale, folders, Console(file=file, width=160))
+        assert reproduction.run(LocalLauncher(1))
+    name = "cpu-embedded_aspirin_n20-painn-steps"
+    assert f"timing steps in turn: {name}\n" in (tmp_path / "printed").read_text()
+    assert not folders.runs.exists()
+    assert [file.name for file in (folders.results / "cpu" / "steps").iterdir()] == [f"{name}.json"]
+    supervised, pitc, _ = fill(table, scale, results.read_all(folders.results, "cpu")).cells
+    for cell in (supervised, pitc):
+        assert cell.comparisons["seconds_per_epoch"].ours.mean > 0
+        assert cell.comparisons["seconds_per_epoch"].seeds == len(cell.runs) == 5
+        assert cell.runs[0].provenance.train_data
+    assert pitc.comparisons["seconds_per_epoch"].our_gain is not None

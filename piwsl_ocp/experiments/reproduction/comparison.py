@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.compare import Statistic
 from piwsl_ocp.experiments.reproduction.published import BASELINE, Cell, PaperTable, Printed
-from piwsl_ocp.experiments.reproduction.results import Results, RunResult
+from piwsl_ocp.experiments.reproduction.result import RunResult
+from piwsl_ocp.experiments.reproduction.results import Results
 from piwsl_ocp.experiments.reproduction.scales import Scale
+from piwsl_ocp.experiments.reproduction.step_times import StepRound
 from piwsl_ocp.experiments.reproduction.trainings import Training, training
 
 #: A change of less than this share counts as none.
@@ -68,7 +70,7 @@ class FilledCell:
     Attributes:
         cell: of the paper, or ours.
         training: what stands for it at the scale, None if it cannot be run there.
-        runs: its results, ordered by seed.
+        runs: its results, ordered by seed; the rounds where steps are timed in turn.
         missing: why there is no result, or fewer than there should be; empty if all are there.
         comparisons: by quantity.
         doubts: what is odd about the published numbers.
@@ -76,7 +78,7 @@ class FilledCell:
 
     cell: Cell
     training: Training | None
-    runs: tuple[RunResult, ...]
+    runs: tuple[RunResult, ...] | tuple[StepRound, ...]
     missing: str
     comparisons: Mapping[str, Comparison]
     doubts: tuple[str, ...]
@@ -164,7 +166,7 @@ def effect(gain: float) -> int:
     return 0 if abs(gain) < NO_EFFECT else int(math.copysign(1, gain))
 
 
-def short_commit(run: RunResult) -> str:
+def short_commit(run: RunResult | StepRound) -> str:
     """Return the first digits of a run's commit, with a mark where the code had been changed."""
     commit, plus, _ = run.provenance.commit.partition("+")
     return commit[:9] + plus
@@ -178,6 +180,9 @@ def _look_up(
         trained = training(cell, table, scale)
     except UserError as error:
         return FilledCell(cell, None, (), str(error), {}, doubts)
+    if table.in_turn(scale.name):
+        rounds = results.timed.get(trained.key, ())
+        return FilledCell(cell, trained, rounds, "" if rounds else NOT_YET, {}, doubts)
     runs = tuple(results.of(trained.key))
     missing = "" if len(runs) >= seeds else f"{len(runs)} of {seeds} seeds" if runs else NOT_YET
     return FilledCell(cell, trained, runs, missing, {}, doubts)

@@ -14,7 +14,8 @@ from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.reproduction.published import Cell, PaperTable, find, load, names
 from piwsl_ocp.experiments.reproduction.results import Results
-from piwsl_ocp.experiments.reproduction.scales import Scale
+from piwsl_ocp.experiments.reproduction.scales import DatasetRecipe, Scale
+from piwsl_ocp.experiments.reproduction.step_times import ROUNDS, STEPS
 from piwsl_ocp.experiments.reproduction.trainings import Training, measurements, training
 
 #: Work of a step with 0, 1, 2 displaced copies relative to the supervised one: an estimate.
@@ -48,6 +49,7 @@ class Plan:
         wanted: the trainings, those of the first table first.
         left_out: cells that cannot be run at this scale, by reason.
         unmeasurable: measurements that this version does not have.
+        timed: trainings of each row whose steps are timed in turn.
     """
 
     scale: Scale
@@ -55,6 +57,7 @@ class Plan:
     wanted: tuple[Wanted, ...]
     left_out: dict[str, list[Cell]]
     unmeasurable: tuple[str, ...]
+    timed: tuple[tuple[Training, ...], ...] = ()
 
     def of_models(self, models: Sequence[str]) -> Plan:
         """Return the part of the plan with some models, or all of it if none is named.
@@ -69,20 +72,28 @@ class Plan:
             expect_choice("model", model, MODELS)
         if not models:
             return self
-        wanted = [w for w in self.wanted if _paper_model(w.training) in models]
-        if self.wanted and not wanted:
+        wanted = tuple(w for w in self.wanted if _paper_model(w.training) in models)
+        timed = tuple(row for row in self.timed if _paper_model(row[0]) in models)
+        if (self.wanted or self.timed) and not (wanted or timed):
             raise UserError(f"nothing to run with {' or '.join(models)} here at this scale")
-        return replace(self, wanted=tuple(wanted))
+        return replace(self, wanted=wanted, timed=timed)
+
+    @property
+    def recipes(self) -> dict[str, DatasetRecipe]:
+        """Return the data sets of all trainings by name."""
+        trainings = [w.training for w in self.wanted] + [row[0] for row in self.timed]
+        return {training.data.name: training.data for training in trainings}
 
     @property
     def runs(self) -> int:
-        """Number of runs."""
-        return len(self.wanted) * self.seeds
+        """Number of runs, and of rows that are timed."""
+        return len(self.wanted) * self.seeds + len(self.timed)
 
     def finished(self, results: Results) -> int:
         """Return how many of the runs have a result."""
         seeds = range(self.seeds)
-        return sum((w.training.key, seed) in results.runs for w in self.wanted for seed in seeds)
+        runs = sum((w.training.key, seed) in results.runs for w in self.wanted for seed in seeds)
+        return runs + sum(all(t.key in results.timed for t in row) for row in self.timed)
 
     def seconds(self, results: Results) -> tuple[float, int]:
         """Return the seconds of the runs without a result, and how many trainings are a guess."""
@@ -93,6 +104,11 @@ class Plan:
             guesses += measured is None
             each = measured or _guessed_seconds(wanted.training, self.scale)
             total += (self.seeds - there) * each * wanted.training.steps
+        for row in self.timed:
+            if not all(training.key in results.timed for training in row):
+                each = sum(_guessed_seconds(training, self.scale) for training in row)
+                total += ROUNDS * STEPS * each
+                guesses += 1
         return total, guesses
 
 
@@ -128,6 +144,7 @@ def plan(tables: Iterable[PaperTable], scale: Scale, seeds: int | None = None) -
     wanted: dict[tuple[str, str, str, str], Wanted] = {}
     left_out: dict[str, list[Cell]] = {}
     unmeasurable: dict[str, None] = {}
+    timed: dict[str, dict[str, Training]] = {}
     for table in tables:
         needed = measurements(table)
         unmeasurable |= {name: None for name in needed if name not in MEASUREMENTS}
@@ -138,11 +155,15 @@ def plan(tables: Iterable[PaperTable], scale: Scale, seeds: int | None = None) -
             except UserError as error:
                 left_out.setdefault(str(error), []).append(cell)
                 continue
+            if table.in_turn(scale.name):
+                timed.setdefault(f"{table.name} {cell.row}", {})[cell.column] = trained
+                continue
             item = wanted.setdefault(trained.key, Wanted(trained))
             item.cells.append(cell)
             item.measurements = tuple(dict.fromkeys([*item.measurements, *known]))
     number = scale.seeds if seeds is None else seeds
-    return Plan(scale, number, tuple(wanted.values()), left_out, tuple(unmeasurable))
+    rows = tuple(tuple(row.values()) for row in timed.values())
+    return Plan(scale, number, tuple(wanted.values()), left_out, tuple(unmeasurable), rows)
 
 
 def jobs_of(
@@ -165,7 +186,7 @@ def jobs_of(
         UserError: if a data set is damaged or cannot be made.
     """
     missing = {}
-    for name, recipe in {w.training.data.name: w.training.data for w in plan.wanted}.items():
+    for name, recipe in plan.recipes.items():
         if recipe.is_made(data):
             continue
         if source is None:

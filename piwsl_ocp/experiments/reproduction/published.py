@@ -143,10 +143,12 @@ class SmallScale(_Section):
     Args:
         train: N in place of the published one.
         models: the models that are trained, whatever N.
+        in_turn: whether nothing is trained, but the steps of a row's methods are timed in turn.
     """
 
     train: int | None = None
     models: tuple[str, ...] | None = None
+    in_turn: bool = False
 
 
 class TableFile(_Section):
@@ -242,6 +244,10 @@ class PaperTable:
         """What is shown: what the paper prints and, beside energies, our consistency error."""
         printed = self.content.quantities
         return (*printed, "consistency_error") if "energy_rmse" in printed else printed
+
+    def in_turn(self, scale: str) -> bool:
+        """Return whether steps are timed in turn at a scale, and nothing is trained."""
+        return scale == "cpu" and self.content.cpu.in_turn
 
     def _cells(self) -> Iterator[Cell]:
         shared = self.content.settings.fixed()

@@ -23,6 +23,8 @@ from piwsl_ocp.experiments.reproduction.results import (
     require_writable,
 )
 from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale
+from piwsl_ocp.experiments.reproduction.step_times import measure, times_file, times_name
+from piwsl_ocp.experiments.reproduction.step_times import write as write_times
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.run import Launcher
 from piwsl_ocp.experiments.sweep.run import run as sweep
@@ -82,6 +84,9 @@ class Reproduction:
         jobs = self._jobs(convert=False)
         for job in jobs.jobs:
             self._print(f"{_state(job):12} {job.run_folder}")
+        for row in self.plan.timed:
+            is_there = times_file(self.folders.results, row).is_file()
+            self._print(f"{'timed' if is_there else 'to time':12} {times_name(row)}")
         self._print_missing(jobs)
 
     def run(self, launcher: Launcher, retry_failed: bool = False) -> bool:
@@ -119,6 +124,7 @@ class Reproduction:
             for line in collect_if_there(self.folders):
                 self._print(f"note: {line}")
         outcome.show(self.console)
+        self._time_steps(jobs)
         return outcome.is_complete and not jobs.missing_data
 
     def show_tables(self) -> None:
@@ -129,6 +135,15 @@ class Reproduction:
         for table in self.tables:
             filled = fill(table, self.scale, results, self.plan.seeds)
             self.console.print(*terminal_tables(filled, self.console.width))
+
+    def _time_steps(self, jobs: Jobs) -> None:
+        """Time the steps of rows that are not trained, on this machine, and keep the times."""
+        for row in self.plan.timed:
+            path = times_file(self.folders.results, row)
+            if row[0].data.name in jobs.missing_data or (self.missing_only and path.is_file()):
+                continue
+            self._print(f"timing steps in turn: {times_name(row)}")
+            write_times(measure(row, self.folders.data), self.folders.results)
 
     def _jobs(self, convert: bool) -> Jobs:
         source = self.folders.source if convert else None
@@ -187,11 +202,12 @@ def overview(tables: Sequence[PaperTable], results: Path) -> Table:
 def _summary(tables: Sequence[PaperTable], scale: Scale, results: Results) -> list[str]:
     needed = plan(tables, scale)
     cells = sum(len(table.cells) for table in tables)
-    runnable = sum(len(wanted.cells) for wanted in needed.wanted)
-    if not needed.wanted:
+    runnable = sum(len(w.cells) for w in needed.wanted) + sum(map(len, needed.timed))
+    if not runnable:
         return [f"0/{cells}", "–", "–"]
     seconds, guesses = needed.seconds(results)
-    mark = "" if not guesses else "~" if guesses == len(needed.wanted) else "*"
+    kinds = len(needed.wanted) + len(needed.timed)
+    mark = "" if not guesses else "~" if guesses == kinds else "*"
     done = f"{needed.finished(results)}/{needed.runs}"
     return [f"{runnable}/{cells}", done, f"{mark}{duration(seconds)}" if seconds else "done"]
 

@@ -6,16 +6,18 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.method import method_of
+from piwsl_ocp.experiments.reproduction.result import Provenance, RunResult
+from piwsl_ocp.experiments.reproduction.step_times import StepRound, StepTimes, times_folder
 from piwsl_ocp.experiments.reproduction.trainings import RunName, settings_key
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
 
@@ -34,93 +36,7 @@ ERRORS = (
 )
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Provenance(_Section):
-    """Where a result comes from.
-
-    Args:
-        commit: of the code.
-        versions: of the package and its libraries.
-        started: UTC.
-        train_data: checksum of the training split.
-        test_data: checksum of the test split.
-    """
-
-    commit: str
-    versions: dict[str, str]
-    started: str
-    train_data: str
-    test_data: str
-
-
-class RunResult(_Section):
-    """What is kept of one run.
-
-    Args:
-        run: its name.
-        scale: name of the scale.
-        data: name of the data set.
-        model: file in configs/models, without the suffix of the scale.
-        settings: digits of its configuration, see `trainings.settings_key`.
-        seed: of the training.
-        method: short name of the method.
-        detail: weak losses, weights and displacements.
-        steps: of the training.
-        train: training structures.
-        test: test structures.
-        batch_size: structures in a step, of all data-parallel processes.
-        epsilon_angstrom: largest displacement of the training.
-        unit: of energies; forces are in the same per Angstrom.
-        errors: of the best checkpoint on the test split.
-        consistency_error: of the same, in the unit.
-        seconds_per_step: median over the training; None where nothing was logged.
-        curl: value and unit, None if it was not measured.
-        bond_scan: profile of a stretched bond, None if it was not measured.
-        curve: validation log by column.
-        provenance: code and data.
-    """
-
-    run: str
-    scale: str
-    data: str
-    model: str
-    settings: str
-    seed: int
-    method: str
-    detail: str
-    steps: int
-    train: int
-    test: int
-    batch_size: int
-    epsilon_angstrom: float | None = None
-    unit: str
-    errors: dict[str, float]
-    consistency_error: float
-    seconds_per_step: float | None = None
-    curl: dict[str, Any] | None = None
-    bond_scan: dict[str, Any] | None = None
-    curve: dict[str, list[float]]
-    provenance: Provenance
-
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        """Equal to `Training.key` of the cells that it is a run of."""
-        return (self.scale, self.data, self.model, self.settings)
-
-    def value(self, quantity: str) -> float | None:
-        """Return a quantity of the tables, None if it was not measured."""
-        if quantity == "curl":
-            return None if self.curl is None else float(self.curl["curl"])
-        if quantity == "seconds_per_epoch":
-            if self.seconds_per_step is None:
-                return None
-            return self.seconds_per_step * math.ceil(self.train / self.batch_size)
-        if quantity == "consistency_error":
-            return self.consistency_error
-        return self.errors.get(quantity)
+_Kind = TypeVar("_Kind", RunResult, StepTimes)
 
 
 @dataclass(frozen=True)
@@ -130,10 +46,12 @@ class Results:
     Attributes:
         runs: by `RunResult.key` and seed; the last one started where there are several.
         problems: one line for each file that could not be read or used.
+        timed: rounds of steps that were timed in turn, by `RunResult.key`.
     """
 
     runs: Mapping[tuple[tuple[str, str, str, str], int], RunResult]
     problems: tuple[str, ...]
+    timed: Mapping[tuple[str, str, str, str], tuple[StepRound, ...]] = field(default_factory=dict)
 
     def of(self, key: tuple[str, str, str, str]) -> list[RunResult]:
         """Return the results of one training, ordered by seed."""
@@ -277,22 +195,25 @@ def read_all(results: Path, scale: str) -> Results:
             )
             result = late
         runs[here] = result
-    return Results(runs, tuple(problems))
+    timed = {}
+    for path in sorted(times_folder(results, scale).glob("*.json")):
+        try:
+            timed |= _read(path, StepTimes).by_key()
+        except UserError as error:
+            problems.append(str(error))
+    return Results(runs, tuple(problems), timed)
 
 
-def _read(path: Path) -> RunResult:
+def _read(path: Path, kind: type[_Kind] = RunResult) -> _Kind:
     try:
-        return RunResult.model_validate_json(path.read_text())
+        return kind.model_validate_json(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{path}' cannot be read ({error}): remove it") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         reason = f"{key}: {first['msg'].lower()}" if key else "it is cut off or no JSON"
-        raise UserError(
-            f"'{path}' is damaged ({reason}): remove it, and `piwsl report` makes it again from "
-            "the run folder"
-        ) from None
+        raise UserError(f"'{path}' is damaged ({reason}): remove it, and {kind.REMEDY}") from None
 
 
 def _provenance(run: RunFolder, result: Mapping[str, Any]) -> Provenance:

@@ -98,8 +98,9 @@ def _markdown(filled: list[FilledTable], title: str, command: str) -> str:
 
 def _unused(results: Results, filled: list[FilledTable]) -> list[str]:
     """Return a line if results belong to no cell, as after a change of the configurations."""
-    used = {run.run for table in filled for cell in table.cells for run in cell.runs}
-    unused = sorted(run.run for run in results.runs.values() if run.run not in used)
+    cells = (cell for table in filled for cell in table.cells)
+    known = {cell.training.key for cell in cells if cell.training}
+    unused = sorted(run.run for run in results.runs.values() if run.key not in known)
     if not unused:
         return []
     return [

@@ -1,0 +1,107 @@
+"""Steps of a row's methods timed in turn: planned, kept, read back, set beside the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from piwsl_ocp.experiments.reproduction import published, results, step_times
+from piwsl_ocp.experiments.reproduction.comparison import FilledTable, fill
+from piwsl_ocp.experiments.reproduction.plan import Plan, plan, select
+from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction
+from piwsl_ocp.experiments.reproduction.result import Provenance
+from piwsl_ocp.experiments.reproduction.scales import find_scale
+from piwsl_ocp.experiments.reproduction.step_times import MethodTimes, StepTimes
+from piwsl_ocp.experiments.reproduction.trainings import Training
+
+CPU = find_scale("cpu")
+ROUNDS = {"supervised": (0.1, 0.2), "pitc": (0.25, 0.5), "pitc_trapezoid": (0.15, 0.3)}
+
+
+@pytest.fixture(scope="module")
+def needed() -> Plan:
+    """Return what Table A9 needs with one model."""
+    return plan(select("A9"), CPU).of_models(["schnet"])
+
+
+def made(row: tuple[Training, ...]) -> StepTimes:
+    """Return times of supervised, PIWSL and trapezoid steps, the second round on a busy machine."""
+    return StepTimes(
+        name=step_times.times_name(row),
+        scale="cpu",
+        data=row[0].data.name,
+        model=row[0].model,
+        train=100,
+        batch_size=6,
+        steps=5,
+        threads=1,
+        methods=tuple(
+            MethodTimes(method=method, settings=training.key[3], seconds_per_step=seconds)
+            for training, (method, seconds) in zip(row, ROUNDS.items(), strict=True)
+        ),
+        provenance=Provenance(
+            commit="0123456789ab", versions={}, started="", train_data="a" * 64, test_data="b" * 64
+        ),
+    )
+
+
+def filled(folder: Path) -> FilledTable:
+    return fill(published.load("table_A9"), CPU, results.read_all(folder, "cpu"))
+
+
+def test_a_table_of_times_is_not_trained_at_cpu_scale(needed: Plan) -> None:
+    assert not needed.wanted
+    assert [training.model for (training, *_) in needed.timed] == ["schnet"]
+    assert [len(row) for row in needed.timed] == [3]
+    assert (needed.runs, list(needed.recipes)) == (1, ["ani1x_n100"])
+    at_paper = plan(select("A9"), find_scale("paper"))
+    assert at_paper.wanted and not at_paper.timed
+
+
+def test_kept_times_stand_in_the_table_with_ratios_of_the_same_rounds(
+    needed: Plan, tmp_path: Path
+) -> None:
+    (row,) = needed.timed
+    nothing = results.read_all(tmp_path, "cpu")
+    assert needed.finished(nothing) == 0
+    assert needed.seconds(nothing)[0] > 0
+    path = step_times.write(made(row), tmp_path)
+    assert path == step_times.times_file(tmp_path, row)
+    found = results.read_all(tmp_path, "cpu")
+    assert not found.problems
+    assert needed.finished(found) == 1
+    assert needed.seconds(found) == (0.0, 0)
+    cells = {c.cell.column: c for c in filled(tmp_path).cells if c.cell.row == "schnet"}
+    supervised, piwsl, trapezoid = (cells[name].comparisons["seconds_per_epoch"] for name in cells)
+    assert supervised.ours.mean == pytest.approx(0.15 * 17)
+    assert piwsl.our_gain == pytest.approx(1.5)
+    assert trapezoid.our_gain == pytest.approx(0.5)
+    assert piwsl.seeds == 2
+    assert cells["piwsl"].provenance == "012345678; ani1x_n100 aaaaaaaa"
+    assert not filled(tmp_path).warnings
+
+
+def test_damaged_times_are_told_with_the_remedy(needed: Plan, tmp_path: Path) -> None:
+    (row,) = needed.timed
+    path = step_times.write(made(row), tmp_path)
+    path.write_text(path.read_text()[:100])
+    (problem,) = results.read_all(tmp_path, "cpu").problems
+    assert str(path) in problem
+    assert problem.endswith("remove it, and `piwsl reproduce` of its table makes it again")
+    assert not filled(tmp_path).has_results
+
+
+def test_the_plan_names_rows_to_time(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "runs", tmp_path / "results", tmp_path / "data")
+    with (tmp_path / "printed").open("w") as file:
+        console = Console(file=file, width=160)
+        reproduction = Reproduction(select("A9"), CPU, folders, console, models=["schnet"])
+        reproduction.show_jobs()
+        step_times.write(made(reproduction.plan.timed[0]), folders.results)
+        reproduction.show_jobs()
+    lines = (tmp_path / "printed").read_text().splitlines()
+    assert lines[0] == "to time      cpu-ani1x_n100-schnet-steps"
+    assert lines[1].startswith("no data set ani1x_n100: give --data-source")
+    assert lines[2] == "timed        cpu-ani1x_n100-schnet-steps"
