@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from piwsl_ocp.evaluation.bond_scan import BondProfile
@@ -79,7 +80,7 @@ def learning_curves(comparison: Comparison) -> str:
                 for row, colour in zip(comparison.rows, _colours(comparison), strict=True):
                     _curve(panel, row, abscissa, quantity, colour)
                 panel.set_yscale("log")
-                plain_log_axis(panel)
+                plain_log_axis(panel.yaxis)
                 if line == 0:
                     panel.set_title(f"{title} ({unit_of(quantity, comparison.unit)})")
         for panel in axes[0]:
@@ -137,11 +138,11 @@ def _curve(panel: Axes, row: Row, abscissa: str, quantity: str, colour: str) -> 
     panel.plot(across, mean[quantity], color=colour, label=row.label)
 
 
-def plain_log_axis(panel: Axes) -> None:
+def plain_log_axis(axis: Axis) -> None:
     """Label a logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
-    panel.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    panel.yaxis.set_major_formatter("{x:g}")
-    panel.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
 def as_svg(figure: Figure, prefix: str) -> str:

@@ -398,6 +398,8 @@ def test_every_figure_is_drawn_where_there_are_results(tmp_path: Path) -> None:
     found = results.read_all(tmp_path, "cpu")
     drawn = figures({name: fill(published.load(name), CPU, found) for name in published.names()})
     assert len(drawn) == 6
+    (curves,) = (svg for caption, svg in drawn.items() if "validation errors" in caption)
+    assert all(f">{title} (kcal/mol" in curves for title in ("energy RMSE", "consistency error"))
 
 
 CONSTANT = {"energy_rmse": 50, "energy_rmse_constant": 70.12, "force_rmse_constant": 50.03}
