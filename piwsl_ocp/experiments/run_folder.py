@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,14 +123,17 @@ class RunFolder:
     def seconds_per_step(self) -> float:
         """Median over the intervals between validations of the seconds of a training step.
 
-        Validation and saving are not counted. Not a number where nothing was logged.
+        Validation and saving are not counted. Not a number where nothing was logged. Left out are
+        intervals without progress, as between a line that a resumed training wrote anew and an
+        old one after it.
         """
         validation = self.metrics("val")
         if "train_seconds" not in validation:
-            return float("nan")
+            return math.nan
         steps = np.diff(validation["step"], prepend=0)
         seconds = np.diff(validation["train_seconds"], prepend=0.0)
-        return float(np.median(seconds / steps))
+        forward = (steps > 0) & (seconds > 0)
+        return float(np.median(seconds[forward] / steps[forward])) if forward.any() else math.nan
 
     @property
     def primary_metric(self) -> str:

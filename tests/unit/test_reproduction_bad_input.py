@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -13,12 +14,15 @@ from piwsl_ocp.cli import build
 from piwsl_ocp.cli import reproduce as cli
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import measure
-from piwsl_ocp.experiments.reproduction import results
-from piwsl_ocp.experiments.reproduction.plan import select
+from piwsl_ocp.experiments.reproduction import published, results
+from piwsl_ocp.experiments.reproduction.plan import plan, select
 from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction
 from piwsl_ocp.experiments.reproduction.scales import find_scale
 from piwsl_ocp.experiments.run_folder import RunFolder
+from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
+from piwsl_ocp.experiments.sweep.profile import SlurmProfile
+from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
 from tests.run_folders import make_run
 
 RUN = "cpu-ani1x_n100-painn-supervised-s{}-01234567".format
@@ -91,3 +95,75 @@ def test_jobs_of_slurm_ask_for_what_the_scale_needs(
     call = CliRunner().invoke(build(), [*fixed, *arguments])
     assert call.exit_code == 0, call.output
     assert asked == [profile]
+
+
+TABLE = {
+    "title": "A table",
+    "shows": "Nothing.",
+    "quantities": ["energy_rmse"],
+    "settings": {"dataset": "ani1x", "train": 100},
+    "columns": {"supervised": {"method": "supervised"}},
+    "rows": {"right": {"model": "painn"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"model": "pain"}, "no configuration at 'models/pain_cpu.yml', nearest is "),
+        ({"model": "painn", "dataset": "ani2x"}, "unknown dataset 'ani2x': did you mean 'ani1x'?"),
+        ({"model": "painn", "dataset": "lmnt"}, "unknown dataset 'lmnt': did you mean 'lmnto'?"),
+        ({"model": "painn", "method": "piwls"}, "no configuration at 'methods/piwls.yml', nearest"),
+    ],
+)
+def test_an_unknown_name_in_a_table_leaves_the_other_cells_alone(
+    tmp_path: Path, row: dict, said: str
+) -> None:
+    content = {**TABLE, "rows": {"wrong": row, **TABLE["rows"]}}
+    if "method" in row:
+        content["columns"] = {"supervised": {}}
+        content["rows"]["right"] = {"model": "painn", "method": "supervised"}
+    path = tmp_path / "table_99.yml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    needed = plan([published.read(path)], find_scale("cpu"))
+    ((reason, (cell,)),) = needed.left_out.items()
+    assert said in reason
+    assert "\n" not in reason
+    assert cell.row == "wrong"
+    assert [cell.row for wanted in needed.wanted for cell in wanted.cells] == ["right"]
+
+
+def test_a_table_without_a_size_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "table_99.yml"
+    path.write_text(yaml.safe_dump({**TABLE, "settings": {"dataset": "ani1x"}}))
+    for scale in ("cpu", "paper"):
+        (reason,) = plan([published.read(path)], find_scale(scale)).left_out
+        assert reason.startswith("the number of training structures is not set: add 'train'")
+
+
+def test_missing_slurm_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        pytest.raises(UserError, match=r"^SLURM is not installed here: no 'sbatch' in PATH; use"),
+        SlurmLauncher(SlurmProfile()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("partition", "cores", "said"),
+    [
+        ("gpuu", 1, "SLURM has no partition 'gpuu': use one of normal, gpu"),
+        ("gpu", 64, "the largest node of partition 'gpu' has 32"),
+        (None, 64, "the largest node of partition 'normal' has 32"),
+    ],
+)
+def test_what_slurm_cannot_do_is_told_before_a_job_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch, partition: str | None, cores: int, said: str
+) -> None:
+    answers = {"%P": "normal*\ngpu\n", "%c": "16\n32+\n"}
+    monkeypatch.setattr(slurm_queue, "_ask", lambda *command: answers[command[-1]])
+    with pytest.raises(UserError) as error:
+        slurm_queue.check_fits(partition, cores)
+    assert said in str(error.value)
+    slurm_queue.check_fits("gpu", 32)

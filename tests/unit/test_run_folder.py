@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_seconds_per_step_is_a_median_that_one_pause_does_not_move(run: RunFolde
     assert run.seconds_per_step == pytest.approx(0.25, rel=1e-12)
     append(run, '{"train_seconds": 500.0, "step": 50, "split": "val"}\n')
     assert RunFolder(run.path).seconds_per_step == pytest.approx(0.25, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"train_seconds": 9.9, "step": 20, "split": "val"}',  # anew, later than the old 30
+        '{"train_seconds": 3.0, "step": 0, "split": "val"}',
+    ],
+)
+def test_seconds_per_step_are_never_negative_nor_infinite(run: RunFolder, line: str) -> None:
+    path = run.path / METRICS_FILE
+    lines = [text for text in path.read_text().splitlines() if '"step": 40' not in text]
+    path.write_text("\n".join([*lines, line]) + "\n")
+    seconds = RunFolder(run.path).seconds_per_step
+    assert 0 < seconds < 1
+    path.write_text('{"train_seconds": -2.0, "step": 10, "split": "val"}\n')
+    assert math.isnan(RunFolder(run.path).seconds_per_step)
 
 
 def test_a_step_that_was_repeated_after_a_resume_counts_once(run: RunFolder) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from piwsl_ocp.consistency.choices import expect_choice
 from piwsl_ocp.consistency.terms import TERMS
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments import grid
@@ -151,6 +152,9 @@ def training(cell: Cell, table: PaperTable, scale: Scale) -> Training:
     Raises:
         UserError: if it cannot be run at that scale; the message is the reason.
     """
+    expect_choice("dataset", cell.settings.dataset, scale.datasets)
+    if cell.settings.train is None:
+        raise UserError("the number of training structures is not set: add 'train' to its row")
     settings, note = _at_scale(cell.settings, table, scale)
     reason = too_few_structures(settings, scale) or _left_out(settings, table, scale)
     if reason:
