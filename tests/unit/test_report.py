@@ -6,12 +6,14 @@ import html.parser
 import re
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from piwsl_ocp.evaluation.bond_scan import DISTANCES_ANGSTROM, BondProfile
 from piwsl_ocp.experiments.compare import Comparison, compare
-from piwsl_ocp.experiments.plots import BondFigure
+from piwsl_ocp.experiments.plots import BondFigure, as_svg
 from piwsl_ocp.experiments.report import snippet, write_report
 from tests.run_folders import make_run
 
@@ -116,6 +118,16 @@ def test_the_same_comparison_gives_the_same_page(
     first = write_report(comparison, tmp_path / "1.html", bond=bond)
     second = write_report(comparison, tmp_path / "2.html", bond=bond)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_figure_does_not_depend_on_the_last_bits_of_its_coordinates() -> None:
+    def drawn(left: float) -> str:
+        figure = Figure()
+        figure.add_axes((left, 0.1, 0.8, 0.8)).plot([0, 1], [0, 1], "o-")
+        return as_svg(figure, "figure")
+
+    with matplotlib.rc_context({"svg.hashsalt": "figure"}):
+        assert drawn(0.1) == drawn(0.1 + 1e-15)
 
 
 def test_a_page_without_bond_scan_and_with_a_note(comparison: Comparison, tmp_path: Path) -> None:

@@ -565,6 +565,10 @@ def test_the_report_is_made_of_kept_results_alone(kept: Path, tmp_path: Path) ->
     text = (tmp_path / "out" / "report.md").read_text()
     assert "### Table 4: PITC, PISC and both" in text
     assert "- Table 2: TiO2" in text
+    write_report("cpu", folders, tmp_path / "again")
+    for page in (tmp_path / "out").iterdir():
+        assert page.read_bytes() == (tmp_path / "again" / page.name).read_bytes()
+        assert str(tmp_path) not in page.read_text()
 
 
 def test_results_of_another_configuration_are_told(kept: Path, tmp_path: Path) -> None:
