@@ -5,7 +5,6 @@ from __future__ import annotations
 import piwsl_ocp.compat
 
 import difflib
-import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -14,68 +13,34 @@ from typing import Any
 import torch
 import yaml
 from fairchem.core.common import utils
-from fairchem.core.common.registry import registry
 
 import piwsl_ocp
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.ocp.options import PIWSLOptions, nearest
+from piwsl_ocp.ocp.dataset import GraphLmdbDataset
+from piwsl_ocp.ocp.options import PIWSLOptions
+from piwsl_ocp.ocp.sections.dataset import check_dataset
+from piwsl_ocp.ocp.sections.model import check_model
+from piwsl_ocp.ocp.sections.optim import check_length, check_optim
+from piwsl_ocp.ocp.sections.section import parse
+from piwsl_ocp.ocp.sections.targets import (
+    LEVELS,
+    OWN_METRICS,
+    check_losses,
+    check_metrics,
+    check_outputs,
+)
+from piwsl_ocp.ocp.sections.weak import check_weak_losses
+from piwsl_ocp.ocp.sections.whole import (
+    OWN_TRAINER,
+    Whole,
+    check_logger,
+    check_task,
+    check_trainer,
+)
+from piwsl_ocp.ocp.trainer import PIWSLTrainer
 
 #: Keys that a configuration may hold at the top; fairchem drops others without a word.
-TOP_LEVEL = (
-    "amp",
-    "checkpoint",
-    "cpu",
-    "dataset",
-    "distributed_backend",
-    "evaluation_metrics",
-    "gp_gpus",
-    "hide_eval_progressbar",
-    "identifier",
-    "is_debug",
-    "local_rank",
-    "logger",
-    "loss_functions",
-    "mode",
-    "model",
-    "optim",
-    "outputs",
-    "print_every",
-    "run_dir",
-    "seed",
-    "slurm",
-    "submit",
-    "summit",
-    "task",
-    "timestamp_id",
-    "trainer",
-    "world_size",
-)
-
-#: Keys of `optim` that fairchem's trainer, its schedules or this package read.
-OPTIM = (
-    "batch_size",
-    "checkpoint_every",
-    "clip_grad_norm",
-    "ema_decay",
-    "eval_batch_size",
-    "eval_every",
-    "load_balancing",
-    "load_balancing_on_error",
-    "load_datasets_and_model_then_exit",
-    "lr_gamma",
-    "lr_initial",
-    "lr_milestones",
-    "max_epochs",
-    "max_steps",
-    "num_workers",
-    "optimizer",
-    "optimizer_params",
-    "piwsl",
-    "scheduler",
-    "warmup_factor",
-    "warmup_steps",
-    "weight_decay",
-)
+TOP_LEVEL = tuple(Whole.model_fields)
 
 
 def configs_folder() -> Path:
@@ -174,72 +139,27 @@ def check_config(config: Mapping[str, Any]) -> None:
                 f"the configuration has no '{section}': "
                 "include a file of configs/_base, configs/datasets and configs/models"
             )
-    _check_keys(config, TOP_LEVEL, "")
-    _check_optim(config["optim"])
-    _check_model(config["model"])
-    _check_data(config["dataset"], config.get("mode", "train"))
-    PIWSLOptions.parse(config["optim"].get("piwsl"), config["outputs"])
-
-
-def _check_keys(section: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
-    for key in section:
-        if key not in known:
-            raise UserError(f"{prefix}{key}: unknown key{nearest(str(key), known)}")
-
-
-def _check_optim(optim: Mapping[str, Any]) -> None:
-    optimizer = getattr(torch.optim, str(optim.get("optimizer", "AdamW")), None)
-    if optimizer is None:
-        raise UserError(f"optim.optimizer: torch.optim has no '{optim['optimizer']}'")
-    known = list(OPTIM)
-    scheduler = optim.get("scheduler", "LambdaLR")
-    if scheduler != "Null":
-        kind = getattr(torch.optim.lr_scheduler, str(scheduler), None)
-        if kind is None:
-            raise UserError(f"optim.scheduler: torch.optim.lr_scheduler has no '{scheduler}'")
-        known += [name for name in inspect.signature(kind).parameters if name != "optimizer"]
-    _check_keys(optim, tuple(known), "optim.")
-    positive = ("batch_size", "eval_batch_size", "lr_initial", "max_steps", "max_epochs")
-    for key in (*positive, "eval_every", "clip_grad_norm"):
-        value = optim.get(key)
-        if value is not None and not (_is_number(value) and value > 0):
-            raise UserError(f"optim.{key}: found {value!r}, expected a number above 0")
-    if "max_steps" not in optim and "max_epochs" not in optim:
-        raise UserError("optim has neither max_steps nor max_epochs: set one of them")
-
-
-def _check_model(model: Mapping[str, Any]) -> None:
-    utils.setup_imports({"skip_experimental_imports": True})
-    name = model.get("name")
-    known = registry.mapping["model_name_mapping"]
-    if name not in known and "." not in str(name):
-        raise UserError(f"model.name: unknown model '{name}'{nearest(str(name), known)}")
-    parameters = inspect.signature(registry.get_model_class(name).__init__).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        allowed = ("name", *(key for key in parameters if key != "self"))
-        _check_keys(model, allowed, "model.")
-    for key in ("cutoff", "max_neighbors", "hidden_channels"):
-        if key in model and not (_is_number(model[key]) and model[key] > 0):
-            raise UserError(f"model.{key}: found {model[key]!r}, expected a number above 0")
-    if not model.get("regress_forces", True):
-        raise UserError("model.regress_forces is false: PIWSL needs a model that predicts forces")
-
-
-def _check_data(dataset: Mapping[str, Any], mode: str) -> None:
-    needed = ("train", "val") if mode == "train" else ("train",)
-    for split in needed:
-        source = (dataset.get(split) or {}).get("src")
-        if source is None:
-            raise UserError(f"dataset.{split}.src is not set: name the LMDB of that split")
-        if not Path(source).exists():
-            raise UserError(
-                f"dataset.{split}.src: no file '{source}'; make it with `piwsl data convert` "
-                "(the head of the data set's file in configs/datasets shows the command)"
-            )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    whole = parse(Whole, config, "")
+    own = issubclass(check_trainer(whole.trainer), PIWSLTrainer)
+    check_task(config.get("task", {}))
+    if "logger" in config:
+        check_logger(config["logger"])
+    outputs, optim = config["outputs"], config["optim"]
+    targets = check_outputs(outputs, LEVELS if own else ())
+    check_optim(optim)
+    options = PIWSLOptions.parse(optim.get("piwsl"), outputs)
+    terms = [name for name, weight in options.terms.items() if weight]
+    if terms and not own:
+        raise UserError(f"trainer: '{whole.trainer}' knows no weak losses: use {OWN_TRAINER}")
+    check_length(optim, own)
+    check_losses(config["loss_functions"], outputs, targets)
+    metrics = (*OWN_METRICS, *terms) if own else None
+    check_metrics(config.get("evaluation_metrics", {}), outputs, targets, metrics)
+    needed = ("train", "val") if whole.mode == "train" else ("train",)
+    check_dataset(config["dataset"], needed, targets, GraphLmdbDataset if own else None)
+    model = check_model(config["model"])
+    if terms:
+        check_weak_losses(options, config, model)
 
 
 def fairchem_config(config: Mapping[str, Any], **settings: Any) -> dict[str, Any]:

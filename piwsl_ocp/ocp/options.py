@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from piwsl_ocp.consistency.displacement import DisplacementOptions
 from piwsl_ocp.consistency.objective import ObjectiveOptions
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.sections.section import Section, nearest, parse
 from piwsl_ocp.units import ENERGY_IN_EV
 
 WHERE = "optim.piwsl"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class DisplacementSection(_Section):
+class DisplacementSection(Section):
     """How the displaced copies are drawn; see `piwsl_ocp.consistency.displacement`."""
 
     name: str = "uniform"
@@ -28,7 +24,7 @@ class DisplacementSection(_Section):
     atom_fraction: float = 1.0
 
 
-class PIWSLOptions(_Section):
+class PIWSLOptions(Section):
     """What PIWSL adds to a fairchem training.
 
     Args:
@@ -45,6 +41,8 @@ class PIWSLOptions(_Section):
         copies: `concatenated` evaluates clean and displaced copies in one forward pass,
             `separate` one after the other (less memory, more time, one process only).
         consistency_epsilon_angstrom: largest displacement of the consistency error on validation.
+        allow_amp: train with weak losses in mixed precision, which rounds energies by as much as
+            their residuals.
     """
 
     terms: dict[str, float] = Field(default_factory=dict)
@@ -56,6 +54,7 @@ class PIWSLOptions(_Section):
     target_scale: Literal["none", "force_rms"] = "none"
     copies: Literal["concatenated", "separate"] = "concatenated"
     consistency_epsilon_angstrom: float = Field(default=0.025, gt=0)
+    allow_amp: bool = False
 
     @classmethod
     def parse(cls, section: Mapping[str, Any] | None, outputs: Mapping[str, Any]) -> PIWSLOptions:
@@ -64,12 +63,7 @@ class PIWSLOptions(_Section):
         Raises:
             UserError: one line that names the key, what was found and what was expected.
         """
-        if section is not None and not isinstance(section, Mapping):
-            raise UserError(f"{WHERE}: found {section!r}, expected a mapping of options")
-        try:
-            options = cls.model_validate(dict(section or {}))
-        except ValidationError as error:
-            raise UserError(_first_problem(error)) from None
+        options = parse(cls, {} if section is None else section, WHERE)
         options.objective  # noqa: B018  (checks names and ranges)
         if options.energy_unit is not None and options.energy_unit not in ENERGY_IN_EV:
             raise UserError(
@@ -79,7 +73,8 @@ class PIWSLOptions(_Section):
         if options.terms and "forces" not in outputs:
             raise UserError(
                 f"{WHERE}.terms needs predicted forces, but 'outputs' holds only "
-                f"{', '.join(outputs) or 'nothing'}: add 'forces: {{level: atom}}' to outputs"
+                f"{', '.join(outputs) or 'nothing'}: add 'forces: {{level: atom, "
+                "train_on_free_atoms: true, eval_on_free_atoms: true}' to outputs"
             )
         return options
 
@@ -97,20 +92,3 @@ class PIWSLOptions(_Section):
             )
         except UserError as error:
             raise UserError(f"{WHERE}: {error}") from None
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a phrase that suggests the known name nearest to a wrong one, or lists them all."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f", did you mean '{close[0]}'?" if close else f", expected one of {', '.join(known)}"
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Return the first problem that pydantic found as one line."""
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section = DisplacementSection if key.startswith("displacement.") else PIWSLOptions
-        return f"{WHERE}.{key}: unknown key{nearest(str(problem['loc'][-1]), section.model_fields)}"
-    return f"{WHERE}.{key}: found {problem['input']!r}, {problem['msg'].lower()}"

@@ -1,0 +1,1 @@
+"""What each section of a configuration may hold, fairchem's own sections included."""
