@@ -2,73 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import deepcopy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from piwsl_ocp.errors import UserError
-from piwsl_ocp.ocp.config import check_config, load_config, set_value
+from piwsl_ocp.ocp.config import check_config
+from tests.contract.configurations import NORMALIZER, REFERENCES, Configuration, loss, refusal
 
 NAN = float("nan")
-EXPERIMENT = "experiments/embedded_aspirin/{}_piwsl.yml"
 WARMUP = {"warmup_steps": 10, "warmup_factor": 0.2, "lr_gamma": 0.1, "lr_milestones": [200]}
-
-Configuration = Callable[..., dict[str, Any]]
-
-
-@cache
-def loaded(model: str) -> dict[str, Any]:
-    return load_config(EXPERIMENT.format(model))
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with an empty file of each kind that a configuration may name."""
-    folder = tmp_path_factory.mktemp("files")
-    for name in ("data.lmdb", "statistics.pt", "statistics.txt"):
-        (folder / name).touch()
-    np.savez(folder / "statistics.npz", mean=0.0, rmsd=1.0)
-    return folder
-
-
-@pytest.fixture
-def configuration(files: Path) -> Configuration:
-    """Return a function that gives a valid configuration with some values set."""
-
-    def make(values: dict[str, Any], model: str = "painn") -> dict[str, Any]:
-        config = deepcopy(loaded(model))
-        for split in ("train", "val", "test"):
-            config["dataset"][split]["src"] = str(files / "data.lmdb")
-        for key, value in values.items():
-            if key.startswith("-"):
-                parent, name = key[1:].rsplit(".", 1)
-                del config[parent][name]
-                continue
-            text = isinstance(value, str)
-            set_value(config, key, value.replace("{files}", str(files)) if text else value)
-        return config
-
-    return make
-
-
-def refusal(config: dict[str, Any]) -> str:
-    before = deepcopy(config)
-    with pytest.raises(UserError) as caught:
-        check_config(config)
-    assert str(config) == str(before)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def loss(**options: Any) -> list[dict[str, Any]]:
-    return [{"energy": {"fn": "mae", "coefficient": 1, **options}}]
-
 
 TARGETS = [
     ("loss_functions", {"energy": {"fn": "mae"}}, "expected a list such as"),
@@ -243,8 +185,6 @@ def normalizer(target: str = "energy", **values: Any) -> dict[str, Any]:
     return {target: values}
 
 
-NORMALIZER = "dataset.train.transforms.normalizer"
-REFERENCES = "dataset.train.transforms.element_references"
 STATISTICS = [
     (NORMALIZER, normalizer("enrgy", mean=0, rmsd=1), "enrgy: unknown key, did you mean 'energy'?"),
     (NORMALIZER, normalizer(mean=0, rmsd=0), "energy.rmsd: found 0, expected a number above 0"),
@@ -387,98 +327,3 @@ def test_fairchems_trainer_needs_epochs_and_a_primary_metric(
     stock["evaluation_metrics"] = {"metrics": {"energy": ["mae"]}}
     assert "primary_metric is missing" in refusal(configuration(stock))
     check_config(configuration({**stock, "evaluation_metrics.primary_metric": "energy_mae"}))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"optim.checkpoint_every": -1},
-        {"optim.clip_grad_norm": None},
-        {"optim.clip_grad_norm": 0},
-        {"optim.ema_decay": None},
-        {"optim.ema_decay": 0},
-        {"optim.load_balancing": False},
-        {"optim.load_balancing": "atoms", "optim.load_balancing_on_error": "warn_and_balance"},
-        {"optim.scheduler": "Null"},
-        {"optim.scheduler": "ReduceLROnPlateau", "optim.patience": 3, "optim.factor": 0.8},
-        {"optim.scheduler": "OneCycleLR", "optim.max_lr": 0.1, "optim.total_steps": 100},
-        {"optim.optimizer": "SGD", "optim.optimizer_params": {"momentum": 0.9, "nesterov": True}},
-        {"optim.optimizer_params": {"betas": [0.9, 0.95], "weight_decay": 0, "foreach": None}},
-        {"optim.weight_decay": 0.01},
-        {"loss_functions": [{"energy": {"fn": "per_atom_mae", "coefficient": 0}}]},
-        {"loss_functions": [{"forces": {"fn": "l2norm", "coefficient": 1, "reduction": "sum"}}]},
-        {"loss_functions": loss(fn="fairchem.core.modules.loss.MSELoss")},
-        {"evaluation_metrics": {}},
-        {"evaluation_metrics.metrics.misc": ["energy_forces_within_threshold"]},
-        {"evaluation_metrics.metrics.forces": ["forcesx_mae", "cosine_similarity", "rmse"]},
-        {"evaluation_metrics.primary_metric": "pitc"},
-        {"outputs.energy.shape": 1},
-        {"outputs.stress": {"level": "system", "decomposition": {"iso": {"irrep_dim": 0}}}},
-        {"logger": "tensorboard"},
-        {"logger": {"name": "wandb", "project": "x", "entity": "y", "group": "z", "watch": 100}},
-        {"logger.name": "wandb_singleton", "logger.entity": "y"},
-        {"task.description": "any text", "task.type": "regression"},
-        {"trainer": "piwsl"},
-        {"seed": None, "gp_gpus": None, "checkpoint": None, "timestamp_id": None},
-        {"mode": "predict", "dataset.val": {}},
-        {"dataset.test": None},
-        {"dataset.train.key_mapping": {"y": "energy", "force": ["forces", "other"]}},
-        {"dataset.train.format": "lmdb", "dataset.train.src": "{files}"},
-        {"dataset.train.format": "ase_db", "dataset.train.a2g_args": {"r_energy": True}},
-        {"dataset.val.use_train_settings": False, "dataset.val.sample_n": 3},
-        {"dataset.train.train_split_settings": {"first_n": 3}},
-        {"dataset.train.transforms": {"decompose_tensor": {"tensor": "stress", "rank": 2}}},
-        {NORMALIZER: {"energy": {"mean": 0, "stdev": 2}, "forces": {"mean": 0.0, "rmsd": 1}}},
-        {NORMALIZER: {"fit": {"targets": {"forces": {"mean": 0.0}}, "batch_size": 4}}},
-        {NORMALIZER + ".energy.file": "{files}/statistics.npz"},
-        {NORMALIZER + ".file": "{files}/statistics.pt"},
-        {REFERENCES: {"fit": {"targets": ["energy"], "batch_size": 4, "driver": "gelsd"}}},
-        {REFERENCES + ".energy.file": "{files}/statistics.pt"},
-        {"model.max_neighbors": 20, "model.num_elements": 100, "model.rbf": {"name": "gaussian"}},
-    ],
-    ids=str,
-)
-def test_what_fairchem_takes_is_not_refused(
-    configuration: Configuration, values: dict[str, Any]
-) -> None:
-    check_config(configuration(values))
-
-
-def test_the_other_way_to_write_a_dataset(configuration: Configuration, files: Path) -> None:
-    split = {"src": str(files / "data.lmdb")}
-    check_config(configuration({"dataset": [split, split]}))
-    assert "dataset.val.src is not set" in refusal(configuration({"dataset": [split]}))
-
-
-WEAK = [
-    ("painn", {"model.otf_graph": True}, "set model.otf_graph: false"),
-    ("painn", {"-model.otf_graph": None}, "set model.otf_graph: false"),
-    ("spinconv", {"model.otf_graph": True}, "set model.otf_graph: false"),
-    ("painn", {"model": {"name": "escn"}}, "use model.name: piwsl_ocp.models.escn.ESCN"),
-    (
-        "painn",
-        {"model": {"name": "fairchem.core.models.escn.eSCN"}},
-        "use model.name: piwsl_ocp.models.escn.ESCN",
-    ),
-    (
-        "painn",
-        {"model": {"name": "equiformer_v2", "otf_graph": False}},
-        "use model.name: piwsl_ocp.models.equiformer_v2.EquiformerV2",
-    ),
-    ("painn", {"amp": True}, "set amp: false, or optim.piwsl.allow_amp: true"),
-]
-
-
-@pytest.mark.parametrize(("model", "values", "said"), WEAK, ids=str)
-def test_what_drowns_the_weak_losses_is_refused_where_there_are_some(
-    configuration: Configuration, model: str, values: dict[str, Any], said: str
-) -> None:
-    assert said in refusal(configuration(values, model))
-    for terms in ({}, {"pitc": 0}):
-        check_config(configuration({**values, "optim.piwsl.terms": terms}, model))
-    supervised = {"optim.piwsl.terms": {}, "optim.piwsl.noisy_nodes": 1.0}
-    check_config(configuration({**values, **supervised}, model))
-
-
-def test_mixed_precision_with_weak_losses_can_be_asked_for(configuration: Configuration) -> None:
-    check_config(configuration({"amp": True, "optim.piwsl.allow_amp": True}))
