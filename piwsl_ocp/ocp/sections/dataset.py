@@ -94,7 +94,7 @@ class Fit(Section):
 def check_dataset(
     dataset: object, needed: Sequence[str], targets: Sequence[str], default_format: type | None
 ) -> None:
-    """Check the splits and that their files exist.
+    """Check the splits, and that the files of those that are needed exist.
 
     Args:
         dataset: the section.
@@ -143,7 +143,7 @@ def _check_split(
         if not issubclass(kind, Dataset):
             raise UserError(f"{where}.format: '{format_name}' is no data set")
     if needed or "src" in section:
-        _check_source(split.src, where, kind)
+        _check_source(split.src, where, kind, needed)
     both = [key for key in CHOICES_OF_RECORDS if section.get(key) is not None]
     if len(both) > 1:
         raise UserError(f"{where}: found {' and '.join(both)}, expected one of them")
@@ -155,14 +155,14 @@ def _path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _check_source(source: object, where: str, kind: type | None) -> None:
+def _check_source(source: object, where: str, kind: type | None, needed: bool) -> None:
     if source is None:
         raise UserError(f"{where}.src is not set: name the LMDB of that split")
     one_file = kind is not None and issubclass(kind, GraphLmdbDataset)
     paths = [source] if one_file or isinstance(source, str) else source
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise UserError(f"{where}.src: found {source!r}, expected the path of an LMDB")
-    for path in paths:
+    for path in paths if needed else ():
         if not (Path(path).is_file() if one_file else Path(path).exists()):
             raise UserError(
                 f"{where}.src: no file '{path}'; make it with `piwsl data convert` "
