@@ -56,9 +56,10 @@ def parse(kind: type[Kind], section: object, where: str) -> Kind:
         UserError: one line that names the key, what was found and what was expected.
     """
     if not isinstance(section, Mapping):
+        keys = sorted(kind.model_fields, key=lambda key: not kind.model_fields[key].is_required())
         raise UserError(
             f"{where}: found {section!r}, expected a mapping with keys such as "
-            f"{', '.join([*kind.model_fields][:3])}"
+            f"{', '.join(keys[:3])}"
         )
     try:
         return kind.model_validate(dict(section))

@@ -44,7 +44,7 @@ class Whole(Section):
     outputs: Any = None
     print_every: Count = 10
     run_dir: str | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     slurm: dict[str, Any] | None = None
     submit: bool = False
     summit: bool = False
