@@ -25,14 +25,22 @@ def train(
         Path | None,
         typer.Option(help="Folder of this run. Default: runs/<data set>-<configuration>-s<seed>."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, batches and displacements.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed of weights, batches and displacements. Default: the configuration's, or 0."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override one value: --set optim.max_steps=500. Repeatable."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes.")] = 1,
     cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU, GPU or not.")] = False,
-    amp: Annotated[bool, typer.Option("--amp", help="Mixed precision on a GPU.")] = False,
+    amp: Annotated[
+        bool | None,
+        typer.Option("--amp/--no-amp", help="Mixed precision on a GPU. Default: no."),
+    ] = None,
     wandb: Annotated[
         str | None, typer.Option(help="Weights & Biases: offline, online or disabled.")
     ] = None,
@@ -46,13 +54,12 @@ def train(
     overrides = dict(parse_override(text) for text in set_ or [])
     if wandb is not None:
         overrides["logger.wandb"] = wandb
+    for key, value in (("seed", seed), ("amp", amp), ("cpu", cpu or None)):
+        if value is not None:
+            overrides[key] = value
     settings = load_config(config, overrides)
-    settings["seed"] = seed
-    settings["amp"] = amp
-    if cpu:
-        settings["cpu"] = True
-    name = f"{config.resolve().parent.name}-{config.stem}-s{seed}"
-    settings["identifier"] = name
+    name = f"{config.resolve().parent.name}-{config.stem}-s{settings.get('seed', 0)}"
+    settings.setdefault("identifier", name)
     folder = run_folder or new_run_folder("runs", name)
     _run(folder, lambda: run_training(settings, folder, processes=processes, progress=not verbose))
 

@@ -148,18 +148,15 @@ def check_config(config: Mapping[str, Any]) -> None:
     targets = check_outputs(outputs, LEVELS if own else ())
     check_optim(optim)
     options = PIWSLOptions.parse(optim.get("piwsl"), outputs)
-    terms = [name for name, weight in options.terms.items() if weight]
-    if terms and not own:
+    if options.weak_terms and not own:
         raise UserError(f"trainer: '{whole.trainer}' knows no weak losses: use {OWN_TRAINER}")
     check_length(optim, own)
     check_losses(config["loss_functions"], outputs, targets)
-    metrics = (*OWN_METRICS, *terms) if own else None
+    metrics = (*OWN_METRICS, *options.weak_terms) if own else None
     check_metrics(config.get("evaluation_metrics", {}), outputs, targets, metrics)
     needed = ("train", "val") if whole.mode == "train" else ("train",)
     check_dataset(config["dataset"], needed, targets, GraphLmdbDataset if own else None)
-    model = check_model(config["model"])
-    if terms:
-        check_weak_losses(options, config, model)
+    check_weak_losses(options, config, check_model(config["model"]))
 
 
 def fairchem_config(config: Mapping[str, Any], **settings: Any) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class PIWSLOptions(Section):
         return options
 
     @property
+    def weak_terms(self) -> tuple[str, ...]:
+        """Names of the weak losses that count."""
+        return tuple(name for name, weight in self.terms.items() if weight)
+
+    @property
     def objective(self) -> ObjectiveOptions:
         """The same options in the terms of the `consistency` room."""
         try:

@@ -29,6 +29,7 @@ from piwsl_ocp.ocp.copies import concatenate_copies
 from piwsl_ocp.ocp.evaluations import CopyEvaluator, Evaluation
 from piwsl_ocp.ocp.interruption import StopRequest, TrainingInterrupted, stop_on_signal
 from piwsl_ocp.ocp.options import PIWSLOptions
+from piwsl_ocp.ocp.sections.weak import check_weak_losses
 
 
 def build_trainer(
@@ -76,6 +77,9 @@ class PIWSLTrainer(OCPTrainer):
         """Check the options first, then load everything as fairchem does."""
         optim = self.config["optim"]
         self.options = PIWSLOptions.parse(optim.get("piwsl"), self.config["outputs"])
+        if not inference_only:
+            model = registry.get_model_class(self.config["model"]["name"])
+            check_weak_losses(self.options, self.config, model)
         if optim.get("scheduler") == "CosineAnnealingLR" and "max_steps" in optim:
             optim.setdefault("T_max", optim["max_steps"])
         scoring.require_squared_errors(self.config["evaluation_metrics"])

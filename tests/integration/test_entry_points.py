@@ -125,6 +125,8 @@ def test_train_validate_predict(config: Path, ethanol: Path, tmp_path: Path) -> 
             "did you mean 'mae'?",
         ),
         (["train", "{config}", "--set", "model.otf_graph=true"], "set model.otf_graph: false"),
+        (["train", "{config}", "--set", "amp=true"], "set amp: false,"),
+        (["train", "{config}", "--set", "seed=-1"], "seed: found -1"),
         (["train", "{config}", "--amp"], "set amp: false, or optim.piwsl.allow_amp: true"),
         (["resume", "nowhere"], "'nowhere' is no run folder"),
         (["validate", "nowhere"], "no checkpoint at 'nowhere'"),

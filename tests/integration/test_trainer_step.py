@@ -285,3 +285,9 @@ def test_copies_of_a_structure_carry_one_noise_key_that_follows_the_record(ethan
 
 def fake_outputs(batch) -> dict[str, torch.Tensor]:
     return {"energy": torch.zeros(batch.natoms.numel()), "forces": torch.zeros_like(batch.pos)}
+
+
+def test_a_trainer_of_its_own_refuses_what_drowns_the_weak_losses(ethanol: Path) -> None:
+    with pytest.raises(UserError, match=r"set model.otf_graph: false"):
+        make_trainer(ethanol, {**PIWSL, "model.otf_graph": True})
+    make_trainer(ethanol, {"optim.piwsl.terms": {}, "model.otf_graph": True})

@@ -29,13 +29,15 @@ def check_weak_losses(
     The supervised loss of NoisyNodes compares no two passes: without weak losses all is allowed.
 
     Args:
-        options: `optim.piwsl`, with weak losses.
+        options: `optim.piwsl`; without weak losses there is nothing to refuse.
         config: the configuration.
         model: class of its model.
 
     Raises:
         UserError: one line with the remedy.
     """
+    if not options.weak_terms:
+        return
     if value_of(config["model"], model, "otf_graph"):
         raise UserError(
             "model.otf_graph is true: displaced copies would get graphs of their own and their "
