@@ -70,7 +70,7 @@ OPTIM = [
     ("optim.batch_size", 0, "optim.batch_size: found 0, expected a number above 0"),
     ("optim.batch_size", -1, "optim.batch_size: found -1"),
     ("optim.batch_size", "four", "optim.batch_size: found 'four'"),
-    ("optim.batch_size", "4", "YAML takes 4 for text: write 4"),
+    ("optim.batch_size", "4", "write 4 without quotes"),
     ("optim.batch_size", True, "optim.batch_size: found True"),
     ("optim.batch_size", None, "optim.batch_size: found None"),
     ("optim.eval_batch_size", 0, "optim.eval_batch_size: found 0"),

@@ -173,7 +173,7 @@ def outcome(study: optuna.Study) -> list[dict]:
     ("content", "message"),
     [
         ({"trails": 3}, "trails: unknown key, did you mean 'trials'?"),
-        ({"trials": 0}, "trials: found 0, input should be greater than or equal to 1"),
+        ({"trials": 0}, "trials: found 0, expected a number of at least 1"),
         ({"name": "a/b"}, "name: found 'a/b', expected letters, digits"),
         ({"config": "painn_piwls.yml"}, "no configuration at 'painn_piwls.yml', nearest is"),
         ({"seeds": []}, "seeds: found [], list should have at least 1 item"),
@@ -185,7 +185,10 @@ def outcome(study: optuna.Study) -> list[dict]:
         ({"space": {PITC: {"lo": 1}}}, f"space.{PITC}.lo: unknown key, did you mean 'low'?"),
         ({"space": {PITC: {"low": 2, "high": 1}}}, "found low 2.0 and high 1.0, expected low be"),
         ({"space": {PITC: {"low": 0, "high": 1, "log": True}}}, "expected a number above 0"),
-        ({"space": {PITC: {"low": "1e-3", "high": 1}}}, "valid number: write 0.001"),
+        (
+            {"space": {PITC: {"low": "1e-3", "high": 1}}},
+            "expected a number (YAML takes 1e-3 for text: write 0.001)",
+        ),
         ({"space": {PITC: {"low": 0.5, "high": 2, "integer": True}}}, "expected whole numbers"),
         ({"space": {PITC: {"choices": []}}}, "choices: name at least one value"),
         ({"space": {PITC: {"choices": [[1]]}}}, "choices: found [1], expected a number"),
@@ -193,13 +196,13 @@ def outcome(study: optuna.Study) -> list[dict]:
         ({"space": {PITC + "s": {"low": 1, "high": 2}}}, "did you mean 'pitc'"),
         ({"space": {"model.cutoff": {"choices": [5.0, 0]}}}, "model.cutoff: found 0, expected"),
         ({"set": {}}, "dataset.json"),
-        ({"trials": "30"}, "trials: found '30', input should be a valid integer"),
+        ({"trials": "30"}, "trials: found '30', expected a whole number (write 30 without quotes)"),
         (
             {"set": {"evaluation_metrics.primary_metric": "forces_cosine_similarity"}},
             "primary_metric: found 'forces_cosine_similarity', expected an error",
         ),
         ({"set": {PITC: 1.0}}, f"'{PITC}' is both in space and in set"),
-        ({"sampler": {"name": "tpee"}}, "sampler.name: found 'tpee', input should be 'tpe' or"),
+        ({"sampler": {"name": "tpee"}}, "sampler.name: found 'tpee', did you mean 'tpe'?"),
         (
             {"pruner": {"keep_percnt": 50}},
             "pruner.keep_percnt: unknown key, did you mean 'keep_percent'?",

@@ -90,8 +90,8 @@ def test_equal_runs_share_a_folder_wherever_they_are_planned(data: Path, tmp_pat
     ("content", "message"),
     [
         ({"gird": {}}, "gird: unknown key, did you mean 'grid'?"),
-        ({"name": 3}, "name: found 3, input should be a valid string"),
-        ({"grid": {"config": [SUPERVISED], "seed": 0}}, "grid.seed: found 0, input should be a v"),
+        ({"name": 3}, "name: found 3, expected text"),
+        ({"grid": {"config": [SUPERVISED], "seed": 0}}, "grid.seed: found 0, expected a list"),
         ({"grid": {"config": [SUPERVISED], "seed": []}}, "grid.seed is empty"),
         ({"grid": {}}, "names no configuration"),
         ({"grid": {"config": [SUPERVISED], "sed": [1]}}, "grid.sed: unknown setting, did you mea"),
@@ -139,8 +139,8 @@ def test_the_profiles_of_the_project_are_valid(name: str) -> None:
     ("text", "message"),
     [
         ("partion: gpu", "partion: unknown key, did you mean 'partition'?"),
-        ("time_minutes: 24h", "time_minutes: found '24h', input should be a valid integer"),
-        ("cpus_per_task: 0", "cpus_per_task: found 0, input should be greater than or equal to 1"),
+        ("time_minutes: 24h", "time_minutes: found '24h', expected a whole number"),
+        ("cpus_per_task: 0", "cpus_per_task: found 0, expected a number of at least 1"),
         ("- gpu", "expected a mapping with keys such as partition, account, constraint"),
         ("a: [", "is no YAML"),
     ],

@@ -232,8 +232,7 @@ def read_search(path: Path | str, root: Path | str) -> SearchPlan:
         UserError: for a mistake in the file, or a missing configuration or data set.
     """
     file = find_config(path)
-    parts = {"space": Range, "sampler": Sampler, "pruner": Pruner}
-    search = read_settings(file, "search", Search, parts)
+    search = read_settings(file, "search", Search)
     plan = SearchPlan(search, file, Path(root).absolute() / search.name)
     try:
         _check(search)

@@ -146,6 +146,8 @@ def _number_hint(found: object, problem: str) -> str:
         return ""
     number = int(number) if problem == "int_type" and number.is_integer() else number
     written = yaml.safe_dump(number).split()[0]
+    if written == found:
+        return f" (write {written} without quotes)"
     return f" (YAML takes {found} for text: write {written})"
 
 
