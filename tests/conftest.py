@@ -10,6 +10,7 @@ with contextlib.suppress(ImportError):
 import piwsl_ocp.compat  # noqa: F401  (before fairchem, which tests import too)
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ hypothesis.settings.register_profile(
     "piwsl", deadline=None, derandomize=True, max_examples=30, print_blob=True
 )
 hypothesis.settings.load_profile("piwsl")
+
+# A shell starts what runs in its background deaf to Ctrl-C, which tests send to their programs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
