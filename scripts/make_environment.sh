@@ -36,8 +36,10 @@ if "$directory/bin/python" -m pip install --quiet --constraint "$constraints" uv
     # The best version of all indexes, as pip takes it.
     export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}
     export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
+    # Bytecode as pip makes it: without it, and where Python may not write it later, every start compiles
+    # torch and PyG again, which takes longer than a short training.
     "$directory/bin/uv" pip install --python "$directory/bin/python" --constraint "$constraints" \
-        ${overrides:+--override "$overrides"} --editable "$extras"
+        ${overrides:+--override "$overrides"} --compile-bytecode --editable "$extras"
 else
     echo "uv cannot be installed here: using pip, which takes longer" >&2
     "$directory/bin/python" -m pip install --no-deps --requirement "$constraints"
