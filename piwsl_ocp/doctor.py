@@ -120,34 +120,6 @@ def _denormals(folder: Path) -> str:
     return "flushed to zero on request"
 
 
-def _add_ranks() -> float:
-    torch.distributed.init_process_group("gloo")
-    try:
-        total = torch.tensor(float(torch.distributed.get_rank() + 1))
-        torch.distributed.all_reduce(total)
-        return float(total)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def _process_group(folder: Path) -> str:
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    settings = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=2,
-        run_id="doctor",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
-    totals = list(elastic_launch(settings, _add_ranks)().values())
-    if totals != [3.0, 3.0]:
-        raise ValueError(f"the ranks 1 and 2 add up to {totals}")
-    return "2 processes agree"
-
-
 def _answer(number: int) -> tuple[int, str]:
     return number + 1, stand_ins()["torch_scatter"]
 
@@ -215,7 +187,7 @@ CHECKS = (
     ),
     Check(
         "two processes",
-        _process_group,
+        _self_check("process_group"),
         "let localhost resolve and accept connections (GLOO_SOCKET_IFNAME=lo), or use one process",
     ),
     Check("submitit", _submitted_job, "pip install --force-reinstall submitit cloudpickle"),

@@ -26,6 +26,9 @@ from fairchem.core.datasets.lmdb_dataset import LmdbDataset
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
 
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.processes import run_ranks
+
 #: Models small enough to be built and run in a fraction of a second.
 SMALL_MODELS: dict[str, dict[str, Any]] = {
     "painn": {"hidden_channels": 16, "num_layers": 2, "num_rbf": 8, "max_neighbors": 20},
@@ -119,6 +122,24 @@ def loader_worker(folder: Path) -> str:
     if sizes != [18, 18]:
         raise ValueError(f"2 batches of 18 atoms were expected, {sizes} came")
     return f"{len(sizes)} batches through a worker"
+
+
+def process_group() -> str:
+    """Let two ranks add up their numbers, in processes as a training has them."""
+    run_ranks(_add_ranks, 3.0, 2)
+    return "2 processes agree"
+
+
+def _add_ranks(expected: float) -> None:
+    try:
+        torch.distributed.init_process_group("gloo")
+        total = torch.tensor(torch.distributed.get_rank() + 1.0)
+        torch.distributed.all_reduce(total)
+        torch.distributed.destroy_process_group()
+    except RuntimeError as error:
+        raise UserError(str(error)) from error
+    if float(total) != expected:
+        raise UserError(f"the ranks 1 and 2 add up to {float(total)}")
 
 
 def save_checkpoint(path: Path, name: str) -> Path:

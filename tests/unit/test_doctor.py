@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from piwsl_ocp import doctor
 from piwsl_ocp.cli.doctor import doctor as command
 from piwsl_ocp.doctor import Check, attempt
+from piwsl_ocp.ocp.interruption import SIGNALS
 
 
 def run(*arguments: str):
@@ -85,8 +87,18 @@ def test_quick_checks_pass_here(name):
 
 
 @pytest.mark.slow
-def test_everything_required_works_here():
+def test_everything_required_works_here_and_signals_are_handled_as_before():
+    before = [signal.getsignal(number) for number in SIGNALS]
     report = json.loads(run("--json").stdout)
     failed = [check for check in report["checks"] if check["status"] == "failed"]
     assert not failed
     assert len(report["checks"]) == len(doctor.CHECKS)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_reach_each_other_are_told(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nonsense")
+    finding = attempt(next(check for check in doctor.CHECKS if check.name == "two processes"))
+    assert finding.status == "failed"
+    assert "nonsense" in finding.detail
