@@ -12,6 +12,7 @@ from ase.build import bulk, molecule
 from fairchem.core.datasets import data_list_collater
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch_geometric.data import Batch
 
 from piwsl_ocp.consistency.displacement import DisplacementOptions
@@ -323,6 +324,31 @@ def test_one_forward_and_three_forwards_have_the_same_gradient(
     assert gradients[0].norm() > 0
     difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
     assert difference < 1e-9
+
+
+def test_the_gradient_of_a_loss_is_its_slope(model: nn.Module, structures: list[Atoms]) -> None:
+    """That of forces, too, which takes second derivatives where forces are a gradient."""
+    batch = batch_of(structures, model)
+    weights = [p for p in model.parameters() if p.requires_grad]
+
+    def loss() -> Tensor:
+        losses, outputs = weak_losses(model, batch)
+        return outputs["forces"].square().sum() + sum(loss.mean() for loss in losses.values())
+
+    gradient = parameters_to_vector(
+        torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
+    )
+    start = parameters_to_vector(weights).detach()
+    direction = torch.randn(len(start), generator=torch.Generator().manual_seed(4)).double()
+
+    def moved(distance: float) -> float:
+        vector_to_parameters(start + distance * direction, weights)
+        return float(loss().detach())
+
+    step = 1e-6
+    slope = (8 * (moved(step) - moved(-step)) - (moved(2 * step) - moved(-2 * step))) / (12 * step)
+    assert gradient.norm() > 0
+    assert abs(slope - gradient @ direction) < 1e-5 * gradient.norm()
 
 
 BAD = {
