@@ -5,7 +5,7 @@ from __future__ import annotations
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,11 @@ MODELS: dict[str, ContractModel] = {
         activity=2.5,
     ),
 }
+for name in ("escn", "equiformer_v2"):  # edge frames held fast
+    exact = MODELS[f"{name}-gradient"]
+    MODELS[f"{name}-gradient_detached"] = replace(
+        exact, options={**exact.options, "forces": "gradient_detached"}, conservative=False
+    )
 
 
 def rattled(atoms: Atoms, seed: int = 0, size_angstrom: float = 0.08) -> Atoms:
