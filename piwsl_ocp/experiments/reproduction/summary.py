@@ -26,7 +26,7 @@ EXPLANATION = (
     "is less; median over the rows of a table (models, sizes, data sets) that have a result of "
     "ours. Same sign: rows in which the signs agree, changes below 1 % being none. Beyond spread: "
     "rows in which our change is larger than the standard deviation of the difference of two "
-    "runs. Table A6 compares no methods."
+    "runs, which rows with one seed do not have. Table A6 compares no methods."
 )
 
 #: Lines of the README between which the summary stands.
