@@ -43,6 +43,16 @@ def stop_at_once(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(f"stopped by {received[-1].name}")
 
 
+def stop_at_first(signum: int, frame: FrameType | None) -> None:
+    """Do so at the first signal of this process alone.
+
+    A rank may be asked twice, by the terminal and by the process that started it, the second time
+    when it has saved already.
+    """
+    if not received:
+        stop_at_once(signum, frame)
+
+
 @contextmanager
 def stop_on_signal(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[StopRequest]:
     """Turn signals into a `StopRequest` while training runs, and restore the handlers afterwards.
@@ -54,7 +64,7 @@ def stop_on_signal(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[St
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    ours = (signal.SIG_DFL, signal.default_int_handler, stop_at_once)
+    ours = (signal.SIG_DFL, signal.default_int_handler, stop_at_once, stop_at_first)
     before = {
         number: signal.signal(number, request)
         for number in signals

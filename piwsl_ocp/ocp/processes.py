@@ -22,7 +22,7 @@ from piwsl_ocp.ocp.interruption import (
     SIGNALS,
     StopRequest,
     TrainingInterrupted,
-    stop_at_once,
+    stop_at_first,
     stop_on_signal,
 )
 
@@ -91,7 +91,7 @@ def _one_rank(
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     try:
         for number in SIGNALS:
-            signal.signal(number, stop_at_once)
+            signal.signal(number, stop_at_first)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         run(argument)
     except (UserError, TrainingInterrupted) as error:

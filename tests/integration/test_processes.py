@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ import yaml
 from fairchem.core.common.distutils import get_free_port
 
 from piwsl_ocp.ocp import run
+from piwsl_ocp.ocp.interruption import TrainingInterrupted, stop_on_signal
+from piwsl_ocp.ocp.processes import run_ranks
 from piwsl_ocp.ocp.state import read_checkpoint
 from tests.integration.test_resume import check_equal
 from tests.integration.training import make_trainer, small_config, with_label
@@ -84,6 +88,38 @@ def test_two_ranks_train_on_energies_alone(ethanol: Path, tmp_path: Path, applie
     without = [step for step in range(1, 12) if not objective.applies(step)]
     last = [step for step in range(1, 12) if objective.applies(step) == applies][-1]
     check_two_ranks(ethanol, tmp_path, ENERGIES_ALONE, [*without[:2], last])
+
+
+def asked_twice(folder: Path) -> None:
+    """Stop as a training does, and be asked again on the way out."""
+    rank = os.environ["RANK"]
+    with stop_on_signal() as request:
+        (folder / f"ready_{rank}").touch()
+        while not request.asked:
+            time.sleep(0.01)
+    (folder / f"saved_{rank}").touch()
+    wait_for(folder / "asked_again")
+    time.sleep(2)
+    raise TrainingInterrupted("everything is saved")
+
+
+def wait_for(*files: Path) -> None:
+    while not all(file.exists() for file in files):
+        time.sleep(0.01)
+
+
+def test_ranks_that_have_saved_are_not_disturbed_when_they_are_asked_again(tmp_path: Path) -> None:
+    def terminal() -> None:
+        wait_for(tmp_path / "ready_0", tmp_path / "ready_1")
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGINT)
+        wait_for(tmp_path / "saved_0", tmp_path / "saved_1")
+        os.kill(os.getpid(), signal.SIGINT)
+        (tmp_path / "asked_again").touch()
+
+    threading.Thread(target=terminal, daemon=True).start()
+    with pytest.raises(TrainingInterrupted, match="everything is saved"):
+        run_ranks(asked_twice, tmp_path, 2)
 
 
 def train_command(data: Path, folder: Path, options: dict) -> list[str]:
