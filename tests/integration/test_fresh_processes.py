@@ -5,6 +5,8 @@ from __future__ import annotations
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import multiprocessing
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -36,6 +38,17 @@ def test_a_process_that_unpickles_fairchem_first(start_method):
         assert pool.submit(scatter_det, VALUES, GROUPS).result().tolist() == SUMS
 
 
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Put the handlers of signals back; torch's elastic launcher leaves its own behind."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_handlers")
 def test_elastic_processes_that_unpickle_fairchem_first():
     settings = LaunchConfig(
         min_nodes=1,

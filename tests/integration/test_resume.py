@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,14 +36,6 @@ def check_equal(whole: Path, parts: Path) -> None:
         assert expected.keys() == found.keys()
         for key in expected:
             assert torch.equal(expected[key], found[key]), (name, key)
-
-
-@pytest.fixture
-def plain_handlers() -> Iterator[None]:
-    """Handle Ctrl-C as a program of its own does; torch's launchers leave handlers of theirs."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("stop", [6, 7, 11])
@@ -99,7 +91,6 @@ def test_a_training_that_died_goes_on_from_its_last_checkpoint(
     check_equal(whole, tmp_path / "parts")
 
 
-@pytest.mark.usefixtures("plain_handlers")
 def test_a_signal_after_the_last_step_changes_nothing(
     ethanol: Path, tmp_path: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
