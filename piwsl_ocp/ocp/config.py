@@ -18,7 +18,7 @@ import piwsl_ocp
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.dataset import GraphLmdbDataset
 from piwsl_ocp.ocp.options import PIWSLOptions
-from piwsl_ocp.ocp.sections.dataset import check_dataset
+from piwsl_ocp.ocp.sections.dataset import check_dataset, check_one_scale
 from piwsl_ocp.ocp.sections.model import check_model
 from piwsl_ocp.ocp.sections.optim import check_length, check_optim
 from piwsl_ocp.ocp.sections.section import parse
@@ -156,6 +156,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_metrics(config.get("evaluation_metrics", {}), outputs, targets, metrics)
     needed = ("train", "val") if whole.mode == "train" else ("train",)
     check_dataset(config["dataset"], needed, targets, GraphLmdbDataset if own else None)
+    check_one_scale(config["dataset"], options.target_scale)
     check_weak_losses(options, config, check_model(config["model"]))
 
 

@@ -50,10 +50,6 @@ from tests.contract.configurations import NORMALIZER, REFERENCES, Configuration,
         {"dataset.val.use_train_settings": False, "dataset.val.sample_n": 3},
         {"dataset.train.train_split_settings": {"first_n": 3}},
         {"dataset.train.transforms": {"decompose_tensor": {"tensor": "stress", "rank": 2}}},
-        {NORMALIZER: {"energy": {"mean": 0, "stdev": 2}, "forces": {"mean": 0.0, "rmsd": 1}}},
-        {NORMALIZER: {"fit": {"targets": {"forces": {"mean": 0.0}}, "batch_size": 4}}},
-        {NORMALIZER + ".energy.file": "{files}/statistics.npz"},
-        {NORMALIZER + ".file": "{files}/statistics.pt"},
         {REFERENCES: {"fit": {"targets": ["energy"], "batch_size": 4, "driver": "gelsd"}}},
         {REFERENCES + ".energy.file": "{files}/statistics.pt"},
         {"model.max_neighbors": 20, "model.num_elements": 100, "model.rbf": {"name": "gaussian"}},
@@ -64,6 +60,24 @@ def test_what_fairchem_takes_is_not_refused(
     configuration: Configuration, values: dict[str, Any]
 ) -> None:
     check_config(configuration(values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {NORMALIZER: {"energy": {"mean": 0, "stdev": 2}, "forces": {"mean": 0.0, "rmsd": 1}}},
+        {NORMALIZER: {"fit": {"targets": {"forces": {"mean": 0.0}}, "batch_size": 4}}},
+        {NORMALIZER + ".energy.file": "{files}/statistics.npz"},
+        {NORMALIZER + ".file": "{files}/statistics.pt"},
+    ],
+    ids=str,
+)
+def test_a_normalizer_is_taken_unless_the_target_scale_makes_one(
+    configuration: Configuration, values: dict[str, Any]
+) -> None:
+    scale = "optim.piwsl.target_scale"
+    check_config(configuration({**values, scale: "none"}))
+    assert "leave this one out" in refusal(configuration({**values, scale: "force_rms"}))
 
 
 def test_the_other_way_to_write_a_dataset(configuration: Configuration, files: Path) -> None:

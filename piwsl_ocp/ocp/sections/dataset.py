@@ -119,6 +119,24 @@ def check_dataset(
             _check_split(section, inherited, name, targets, default_format, name in needed)
 
 
+def check_one_scale(dataset: object, target_scale: str) -> None:
+    """Refuse a normaliser that `optim.piwsl.target_scale` would replace.
+
+    Args:
+        dataset: the section, checked.
+        target_scale: `none` or `force_rms`.
+
+    Raises:
+        UserError: if both are given.
+    """
+    train = dataset[0] if isinstance(dataset, list) else dataset["train"]
+    if target_scale != "none" and train.get("transforms", {}).get("normalizer"):
+        raise UserError(
+            f"dataset.train.transforms.normalizer: optim.piwsl.target_scale is {target_scale}, "
+            "which makes the normalizer: leave this one out, or set target_scale: none"
+        )
+
+
 def _check_split(
     section: object,
     train: Mapping[str, Any],
