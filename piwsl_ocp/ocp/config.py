@@ -156,7 +156,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_metrics(config.get("evaluation_metrics", {}), outputs, targets, metrics)
     needed = ("train", "val") if whole.mode == "train" else ("train",)
     check_dataset(config["dataset"], needed, targets, GraphLmdbDataset if own else None)
-    check_one_scale(config["dataset"], options.target_scale)
+    if own:
+        check_one_scale(config["dataset"], options.target_scale)
     check_weak_losses(options, config, check_model(config["model"]))
 
 

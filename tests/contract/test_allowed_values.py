@@ -80,6 +80,13 @@ def test_a_normalizer_is_taken_unless_the_target_scale_makes_one(
     assert "leave this one out" in refusal(configuration({**values, scale: "force_rms"}))
 
 
+def test_fairchems_trainer_has_no_target_scale_of_its_own(configuration: Configuration) -> None:
+    stock = {"trainer": "ocp", "optim.piwsl": {"target_scale": "force_rms"}, "optim.max_epochs": 3}
+    metrics = {"metrics": {"energy": ["mae"]}, "primary_metric": "energy_mae"}
+    scale = {"fit": {"targets": ["energy"], "batch_size": 4}}
+    check_config(configuration({**stock, "evaluation_metrics": metrics, NORMALIZER: scale}))
+
+
 def test_the_other_way_to_write_a_dataset(configuration: Configuration, files: Path) -> None:
     split = {"src": str(files / "data.lmdb")}
     check_config(configuration({"dataset": [split, split]}))
