@@ -6,6 +6,7 @@ import piwsl_ocp.compat
 
 import datetime
 import functools
+import hashlib
 import platform
 import secrets
 import subprocess
@@ -35,21 +36,27 @@ def code_version() -> dict[str, str]:
     """Return the versions of this package, its git commit, and its libraries."""
     return {
         "piwsl_ocp": piwsl_ocp.__version__,
-        "commit": _commit(Path(piwsl_ocp.__file__).parent),
+        "commit": commit_of(Path(piwsl_ocp.__file__).parent),
         "fairchem": fairchem_version,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
 
 
-def _commit(folder: Path) -> str:
+def commit_of(folder: Path) -> str:
+    """Return the git commit of a folder, with `+` and digits for changes not committed to it.
+
+    It is `unknown` where git does not tell.
+    """
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        dirty = git("status", "--porcelain", "--untracked-files=no", "--", str(folder))
-        return git("rev-parse", "HEAD") + ("+changes" if dirty else "")
+        changes = git("diff", "--no-ext-diff", "HEAD", "--", str(folder))
+        digits = hashlib.sha256(changes.encode()).hexdigest()[:8]
+        return git("rev-parse", "HEAD") + (f"+{digits}" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ import yaml
 from rich.console import Console
 
 from piwsl_ocp.datasets import ConversionOptions, convert
-from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.reproduction import published, results
 from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.pages import markdown
@@ -136,14 +136,17 @@ def test_a_table_is_trained_kept_and_shown(
 def test_another_data_set_in_the_folder_is_refused(
     table: PaperTable, scale: Scale, folders: Folders
 ) -> None:
-    other = ConversionOptions(train=20, validation=8, test=9, split_seed=3, overwrite=True)
+    other = ConversionOptions(
+        train=20, validation=8, test=9, split_seed=3, unit="eV", overwrite=True
+    )
     convert("embedded", ["ethanol"], folders.data / "embedded_aspirin_n20", other)
-    reproduction = Reproduction([table], scale, folders, Console(quiet=True))
-    with pytest.raises(UserError) as error:
-        reproduction.show_jobs()
-    said = str(error.value)
+    shown = io.StringIO()
+    reproduction = Reproduction([table], scale, folders, Console(file=shown, width=160))
+    reproduction.show_jobs()
+    said = shown.getvalue()
+    assert "no data set embedded_aspirin_n20: '" in said
     assert "is not the data set embedded_aspirin_n20 of the tables" in said
-    assert "test structures: 9 in place of 8; split seed: 3 in place of 0; files: " in said
+    assert "test structures: 9 in place of 8; split seed: 3 in place of 0; energy unit: eV " in said
     assert "in place of aspirin*" in said
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from piwsl_ocp.cli import build
 from piwsl_ocp.cli import reproduce as cli
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments import grid
-from piwsl_ocp.experiments.reproduction import published, results, summary, trainings
+from piwsl_ocp.experiments.reproduction import published, results, scales, summary, trainings
 from piwsl_ocp.experiments.reproduction.comparison import fill
 from piwsl_ocp.experiments.reproduction.figures import figures
 from piwsl_ocp.experiments.reproduction.pages import csv_text, html, markdown, terminal_tables
@@ -27,6 +29,7 @@ from piwsl_ocp.experiments.reproduction.scales import find_scale
 from piwsl_ocp.experiments.reproduction.trainings import RunName, Training, training
 from piwsl_ocp.experiments.reproduction.write import write_report, write_summary
 from piwsl_ocp.experiments.run_folder import RunFolder
+from piwsl_ocp.experiments.run_record import RunRecord
 from piwsl_ocp.ocp.config import load_config
 from tests.run_folders import make_run
 
@@ -224,15 +227,40 @@ def test_a_name_of_a_run_is_read_back() -> None:
 def test_a_missing_data_set_comes_with_its_command(tmp_path: Path) -> None:
     jobs = jobs_of(plan(select("A10"), CPU), tmp_path, tmp_path / "runs")
     assert not jobs.jobs
-    command = jobs.missing_data["ani1x_n100_second"]
-    assert command.startswith("piwsl data convert ani1x ani1x[-_][rs]*.h5 --n-train 100 ")
-    assert "--split-seed 1 " in command
-    assert command.endswith(f"--out {tmp_path}/cpu/ani1x_n100_second")
+    reason = jobs.missing_data["ani1x_n100_second"]
+    command = "piwsl data convert ani1x ani1x[-_][rs]*.h5 --n-train 100 "
+    assert reason.startswith(f"give --data-source FOLDER, or make it with {command}")
+    assert "--split-seed 1 " in reason
+    assert reason.endswith(f"--out {tmp_path}/cpu/ani1x_n100_second")
 
 
-def test_a_raw_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'ani1x\[-_\]\[rs\]\*.h5' below .*: found none, expected"):
-        jobs_of(plan(select("4"), CPU), tmp_path, tmp_path / "runs", source=tmp_path)
+def test_a_raw_file_that_is_not_there_is_told_and_the_other_data_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "raw"
+    source.mkdir()
+    for name in ("train", "test"):
+        (source / f"rmd17_aspirin_{name}_01.npz").touch()
+    made = []
+    monkeypatch.setattr(scales, "convert", lambda kind, *_, **__: made.append(kind))
+    monkeypatch.setattr(Training, "job", lambda self, *_: self.data.name)
+    jobs = jobs_of(plan(select("4") + select("A11"), CPU), tmp_path, tmp_path / "runs", source)
+    assert list(jobs.missing_data) == ["ani1x_n100"]
+    reason = jobs.missing_data["ani1x_n100"]
+    assert re.match(r"'ani1x\[-_\]\[rs\]\*.h5' below .*: found none, expected", reason)
+    assert set(made) == {"rmd17"}
+    assert {name.split("_n")[0] for name in jobs.jobs} == {"rmd17_aspirin"}
+
+
+def test_runs_with_a_kept_result_need_no_data(kept: Path, tmp_path: Path) -> None:
+    needed = plan(select("4"), CPU)
+    found = results.read_all(kept, "cpu")
+    assert list(jobs_of(needed, tmp_path, tmp_path, kept=found).missing_data) == ["ani1x_n100"]
+    for seed in (0, 1):
+        results.write(made_result(trained("table_4", "painn", "trapezoid"), seed), kept)
+    found = results.read_all(kept, "cpu")
+    jobs = jobs_of(needed, tmp_path, tmp_path, kept=found)
+    assert not jobs.jobs and not jobs.missing_data
 
 
 def test_results_are_read_back_as_they_were_kept(kept: Path) -> None:
@@ -278,7 +306,7 @@ def test_an_opposite_effect_is_called_so(kept: Path) -> None:
             "row painn: the runs have different numbers of structures in a step: ",
         ),
         ({"seed": 7}, "row painn: the methods have different seeds"),
-        ({"provenance": {"commit": "fedcba987654+changes"}}, "different versions of the code"),
+        ({"provenance": {"commit": "fedcba987654+12345678"}}, "different versions of the code"),
         ({"provenance": {"train_data": "c" * 64}}, "the runs on ani1x_n100 saw different data"),
     ],
 )
@@ -415,8 +443,8 @@ def test_the_constant_predictor_and_the_consistency_error_stand_in_every_form(
     filled = fill(published.load("table_4"), CPU, results.read_all(kept, "cpu"))
     text = markdown(filled)
     assert "| painn | constant | 70.1 |  |  | 50.0 |  |  |  |  |" in text
-    assert "| consistency error (kcal/mol): ours | code; data |" in text
-    assert "| 3.05 ± 0.07 (2), -40 % | 012345678; ani1x_n100 aaaaaaaa |" in text
+    assert "| consistency error (kcal/mol): ours | code; data; configuration |" in text
+    assert "| 3.05 ± 0.07 (2), -40 % | 012345678; ani1x_n100 aaaaaaaa; " in text
     page = html([filled], {}, title="Tables", command="piwsl report")
     assert '<td>constant</td>\n<td class="value ">70.1</td>' in page
     assert '<td class="value better">3.05 ± 0.07 (2), -40 %</td>' in page
@@ -494,6 +522,77 @@ def test_what_was_measured_stays_when_the_run_folder_loses_it(tmp_path: Path) ->
     assert made.value("curl") == 3.0
 
 
+def restart(run: Path, **status: object) -> None:
+    """Change what a run folder says of its training."""
+    path = run / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **status}))
+
+
+def test_what_was_measured_of_another_training_is_not_taken_over(tmp_path: Path) -> None:
+    run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
+    (run / "results" / "curl.json").write_text('{"curl": 3.0, "unit": "kcal/mol/Å²"}')
+    results.collect(tmp_path / "runs", tmp_path / "results")
+    (run / "results" / "curl.json").unlink()
+    restart(run, started="2026-02-03T00:00:00+00:00")
+    assert results.collect(tmp_path / "runs", tmp_path / "results") == []
+    (made,) = results.read_all(tmp_path / "results", "cpu").runs.values()
+    assert made.curl is None
+    assert made.provenance.started.startswith("2026-02-03")
+
+
+def test_an_earlier_run_does_not_replace_a_kept_result(tmp_path: Path) -> None:
+    run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
+    restart(run, started="2026-02-03T00:00:00+00:00")
+    results.collect(tmp_path / "runs", tmp_path / "results")
+    before = results.read_all(tmp_path / "results", "cpu")
+    restart(run, started="2026-01-02T03:04:05+00:00")
+    (problem,) = results.collect(tmp_path / "runs", tmp_path / "results")
+    assert results.read_all(tmp_path / "results", "cpu") == before
+    assert f"'{run}' was started 2026-01-02" in problem
+    assert "before the run whose result is kept, 2026-02-03" in problem
+    results.file_of(tmp_path / "results", "cpu", run.name).unlink()
+    assert results.collect(tmp_path / "runs", tmp_path / "results") == []
+
+
+def test_jobs_that_slurm_has_not_begun_are_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "runs" / ".slurm").mkdir(parents=True)
+    RunRecord(tmp_path / "runs" / "waiting").keep_slurm_job("12_0")
+    assert results.collect(tmp_path / "runs", tmp_path / "results") == []
+
+
+def test_results_in_another_unit_are_not_mixed_in(kept: Path) -> None:
+    made = made_result(trained("table_4", "painn", "trapezoid"), unit="eV")
+    path = results.write(made, kept)
+    found = results.read_all(kept, "cpu")
+    assert made.key not in {key for key, _ in found.runs}
+    assert found.problems == (
+        f"'{path}' has errors in eV, the tables are in kcal/mol: convert the data with --unit "
+        "kcal/mol and reproduce again",
+    )
+
+
+@pytest.mark.parametrize("name", ["errors.energy_rmse", "consistency_error"])
+def test_a_number_that_is_not_finite_is_told_and_the_others_count(kept: Path, name: str) -> None:
+    path = min(results.folder_of(kept, "cpu").glob("*.json"))
+    content = json.loads(path.read_text())
+    first, *second = name.split(".")
+    content[first] = {**content[first], second[0]: math.nan} if second else math.nan
+    path.write_text(json.dumps(content))
+    found = results.read_all(kept, "cpu")
+    assert len(found.runs) == 7
+    assert f"{name}: input should be a finite number" in found.problems[0]
+
+
+def test_a_run_folder_with_a_number_that_is_not_finite_is_told(tmp_path: Path) -> None:
+    run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
+    path = run / "results" / "test.json"
+    content = json.loads(path.read_text())
+    content["consistency"]["rms"] = math.nan
+    path.write_text(json.dumps(content))
+    (problem,) = results.collect(tmp_path / "runs", tmp_path / "results")
+    assert f"results of '{run}' are damaged (consistency_error: input should be a fin" in problem
+
+
 def test_the_name_of_a_run_tells_what_is_not_usual() -> None:
     words = [
         trainings.method_word(trained(*cell).config)
@@ -560,7 +659,8 @@ def test_durations_are_told_in_the_unit_that_fits() -> None:
 
 def test_the_report_is_made_of_kept_results_alone(kept: Path, tmp_path: Path) -> None:
     folders = Folders(tmp_path / "no_runs", kept, tmp_path / "no_data")
-    lines = write_report("cpu", folders, tmp_path / "out").lines
+    *lines, note = write_report("cpu", folders, tmp_path / "out").lines
+    assert note == f"note: there is no folder '{folders.runs}': made of the kept results alone"
     assert [line.rsplit("/", 1)[1] for line in lines] == ["report.html", "report.md", "tables.csv"]
     text = (tmp_path / "out" / "report.md").read_text()
     assert "### Table 4: PITC, PISC and both" in text
@@ -575,7 +675,9 @@ def test_results_of_another_configuration_are_told(kept: Path, tmp_path: Path) -
     other = made_result(trained("table_4", "painn", "piwsl"), settings="0" * 12, run="cpu-old")
     results.write(other, kept)
     written = write_report("cpu", Folders(tmp_path / "no", kept, tmp_path), tmp_path / "out")
-    assert written.lines[0].startswith("note: 1 results belong to no cell of this version")
+    said = "1 results belong to no cell of this version"
+    assert written.lines[0].startswith(f"note: {said}")
+    assert f"- {said}" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_no_results_are_told(tmp_path: Path) -> None:

@@ -96,10 +96,17 @@ class FilledCell:
 
     @property
     def provenance(self) -> str:
-        """Code and training data of its runs, in short."""
+        """Code, training data and configuration of its runs, in short."""
+        if not self.runs:
+            return ""
         commits = sorted({short_commit(run) for run in self.runs})
         data = sorted({f"{run.data} {run.provenance.train_data[:8]}" for run in self.runs})
-        return "; ".join([", ".join(commits), ", ".join(data)]) if self.runs else ""
+        return "; ".join([", ".join(commits), ", ".join(data), self.configuration[:8]])
+
+    @property
+    def configuration(self) -> str:
+        """Digits of the configuration, which are in the kept files, too; empty without one."""
+        return self.training.key[3] if self.training else ""
 
 
 @dataclass(frozen=True)
@@ -167,9 +174,9 @@ def effect(gain: float) -> int:
 
 
 def short_commit(run: RunResult | StepRound) -> str:
-    """Return the first digits of a run's commit, with a mark where the code had been changed."""
-    commit, plus, _ = run.provenance.commit.partition("+")
-    return commit[:9] + plus
+    """Return the first digits of a run's commit, and those of changes that were not committed."""
+    commit, plus, changes = run.provenance.commit.partition("+")
+    return commit[:9] + plus + changes[:4]
 
 
 def _look_up(

@@ -10,13 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from piwsl_ocp.experiments.grid import MODELS
 from piwsl_ocp.experiments.plots import COLOURS, INK, STYLE, as_svg, plain_log_axis
 from piwsl_ocp.experiments.reproduction.comparison import FilledCell, FilledTable
 from piwsl_ocp.experiments.reproduction.published import BASELINE, QUANTITIES
 from piwsl_ocp.experiments.reproduction.results import RunResult
-
-#: Models in the order of their colours.
-MODELS = ("schnet", "painn", "spinconv", "escn", "equiformer_v2")
 
 _ERRORS = ("energy_rmse", "force_rmse")
 

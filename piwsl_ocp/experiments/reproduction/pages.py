@@ -30,14 +30,18 @@ FOOTNOTE = (
     "supervised, ours and the paper's. Effects below 1 % count as none; within spread: smaller "
     "than the standard deviation of the difference. Constant: predicting the mean training energy "
     "and no force. Consistency error: root mean square of [E(r+δ) − E(r−δ)]/2 + δ·F(r) over the "
-    "test structures, each with a random δ."
+    "test structures, each with a random δ. A change is over the seeds that both methods have. An "
+    "asterisk marks published numbers with a doubt, told below the table."
 )
+
+#: Heading of the column that tells where our numbers come from.
+PROVENANCE = "code; data; configuration"
 
 _CSV_HEADER = (
     *("table", "row", "column", "ours", "scale", "quantity", "unit"),
     *("mean", "std", "seeds", "gain", "paper_mean", "paper_std", "paper_gain", "effect"),
     "constant",
-    *("note", "missing", "steps", "commit", "train_data", "test_data", "runs"),
+    *("note", "missing", "steps", "commit", "train_data", "test_data", "configuration", "runs"),
 )
 
 #: Headings of the columns of one quantity, the first alone where the paper prints none.
@@ -94,7 +98,7 @@ def markdown(filled: FilledTable) -> str:
         title, unit = QUANTITIES[quantity]
         of = f"{title} ({unit})" if unit else title
         headings += [f"{of}: ours", *_parts(filled, quantity)[1:]]
-    headings.append("code; data")
+    headings.append(PROVENANCE)
     lines = [
         f"### {filled.table.heading}",
         "",
@@ -153,6 +157,7 @@ def html(
         command=command,
         problems=problems,
         footnote=FOOTNOTE,
+        provenance=PROVENANCE,
         figures=[{"caption": text, "svg": Markup(svg)} for text, svg in figures.items()],
         summary=summaries.for_page(tables),
         tables=[_for_page(filled) for filled in tables],
@@ -291,6 +296,7 @@ def _csv_line(
         " ".join(sorted({run.provenance.commit for run in runs})),
         " ".join(sorted({run.provenance.train_data[:12] for run in runs})),
         " ".join(sorted({run.provenance.test_data[:12] for run in runs})),
+        cell.configuration,
         " ".join(run.run for run in runs),
     ]
 

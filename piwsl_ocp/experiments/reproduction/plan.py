@@ -14,7 +14,7 @@ from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.reproduction.published import Cell, PaperTable, find, load, names
 from piwsl_ocp.experiments.reproduction.results import Results
-from piwsl_ocp.experiments.reproduction.scales import DatasetRecipe, Scale
+from piwsl_ocp.experiments.reproduction.scales import Scale
 from piwsl_ocp.experiments.reproduction.step_times import ROUNDS, STEPS
 from piwsl_ocp.experiments.reproduction.trainings import Training, measurements, training
 
@@ -79,12 +79,6 @@ class Plan:
         return replace(self, wanted=wanted, timed=timed)
 
     @property
-    def recipes(self) -> dict[str, DatasetRecipe]:
-        """Return the data sets of all trainings by name."""
-        trainings = [w.training for w in self.wanted] + [row[0] for row in self.timed]
-        return {training.data.name: training.data for training in trainings}
-
-    @property
     def runs(self) -> int:
         """Number of runs, and of rows that are timed."""
         return len(self.wanted) * self.seeds + len(self.timed)
@@ -118,10 +112,12 @@ class Jobs:
 
     Attributes:
         jobs: to be done or done, each run once.
-        missing_data: name of a data set that is not there -> the command that makes it.
+        timed: trainings of each row whose steps are to be timed in turn, data there or not.
+        missing_data: name of a data set that is not there -> why, and what to do.
     """
 
     jobs: tuple[Job, ...]
+    timed: tuple[tuple[Training, ...], ...]
     missing_data: dict[str, str]
 
 
@@ -172,8 +168,11 @@ def jobs_of(
     runs: Path,
     source: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
+    kept: Results | None = None,
 ) -> Jobs:
     """Return the jobs of a plan, the first seed of every training first.
+
+    A data set that is missing, damaged or cannot be made leaves the runs on others alone.
 
     Args:
         plan: what is needed.
@@ -181,25 +180,29 @@ def jobs_of(
         runs: folder of all run folders.
         source: folder of raw files from which missing data sets are made.
         report: receives a line for each data set that is made.
-
-    Raises:
-        UserError: if a data set is damaged or cannot be made.
+        kept: results of runs that are left out, with what only they need.
     """
-    missing = {}
-    for name, recipe in plan.recipes.items():
-        if recipe.is_made(data):
-            continue
-        if source is None:
-            missing[name] = recipe.command(data)
-        else:
-            recipe.make(data, source, report)
-    jobs = [
-        wanted.training.job(seed, data, runs, wanted.measurements)
+    there = Results({}, ()) if kept is None else kept
+    needed = [
+        (wanted, seed)
         for seed in range(plan.seeds)
         for wanted in plan.wanted
-        if wanted.training.data.name not in missing
+        if (wanted.training.key, seed) not in there.runs
     ]
-    return Jobs(tuple(jobs), missing)
+    timed = tuple(row for row in plan.timed if any(t.key not in there.timed for t in row))
+    missing = {}
+    trainings = [wanted.training for wanted, _ in needed] + [row[0] for row in timed]
+    for recipe in {each.data.name: each.data for each in trainings}.values():
+        try:
+            recipe.provide(data, source, report)
+        except UserError as error:
+            missing[recipe.name] = str(error)
+    jobs = tuple(
+        wanted.training.job(seed, data, runs, wanted.measurements)
+        for wanted, seed in needed
+        if wanted.training.data.name not in missing
+    )
+    return Jobs(jobs, timed, missing)
 
 
 def duration(seconds: float) -> str:

@@ -22,13 +22,16 @@ BASELINE = "supervised"
 #: Everything below this line of a file is written by `scripts/write_paper_tables.py`.
 MARKER = "published:  # mean ± standard deviation of each quantity, digits as printed\n"
 
+#: Energy unit of our results.
+UNIT = "kcal/mol"
+
 #: Quantity -> (heading, unit of ours).
 QUANTITIES: Mapping[str, tuple[str, str]] = {
-    "energy_rmse": ("energy RMSE", "kcal/mol"),
-    "force_rmse": ("force RMSE", "kcal/mol/Å"),
+    "energy_rmse": ("energy RMSE", UNIT),
+    "force_rmse": ("force RMSE", f"{UNIT}/Å"),
     "seconds_per_epoch": ("seconds per epoch", "s"),
-    "curl": ("curl of the forces", "kcal/mol/Å²"),
-    "consistency_error": ("consistency error", "kcal/mol"),
+    "curl": ("curl of the forces", f"{UNIT}/Å²"),
+    "consistency_error": ("consistency error", UNIT),
 }
 
 _NUMBER = re.compile(r"(-?[\d.]+)(?: ± ([\d.]+))?")

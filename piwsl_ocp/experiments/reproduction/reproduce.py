@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -84,7 +84,7 @@ class Reproduction:
         jobs = self._jobs(convert=False)
         for job in jobs.jobs:
             self._print(f"{_state(job):12} {job.run_folder}")
-        for row in self.plan.timed:
+        for row in jobs.timed:
             is_there = times_file(self.folders.results, row).is_file()
             self._print(f"{'timed' if is_there else 'to time':12} {times_name(row)}")
         self._print_missing(jobs)
@@ -100,7 +100,7 @@ class Reproduction:
             Whether every run is finished; not where a data set is missing.
 
         Raises:
-            UserError: if a data set is damaged or cannot be made, or results cannot be kept.
+            UserError: if results cannot be kept.
             KeyboardInterrupt: when everything is saved.
         """
         require_writable(self.folders.results, self.scale.name)
@@ -138,19 +138,18 @@ class Reproduction:
 
     def _time_steps(self, jobs: Jobs) -> None:
         """Time the steps of rows that are not trained, on this machine, and keep the times."""
-        for row in self.plan.timed:
-            path = times_file(self.folders.results, row)
-            if row[0].data.name in jobs.missing_data or (self.missing_only and path.is_file()):
+        for row in jobs.timed:
+            if row[0].data.name in jobs.missing_data:
                 continue
             self._print(f"timing steps in turn: {times_name(row)}")
             write_times(measure(row, self.folders.data), self.folders.results)
 
     def _jobs(self, convert: bool) -> Jobs:
         source = self.folders.source if convert else None
-        jobs = jobs_of(self.plan, self.folders.data, self.folders.runs, source, self._print)
-        if not self.missing_only:
-            return jobs
-        return replace(jobs, jobs=tuple(job for job in jobs.jobs if not self._has_result(job)))
+        kept = read_all(self.folders.results, self.scale.name) if self.missing_only else None
+        return jobs_of(
+            self.plan, self.folders.data, self.folders.runs, source, self._print, kept=kept
+        )
 
     def _has_result(self, job: Job) -> bool:
         return file_of(self.folders.results, self.scale.name, job.name).is_file()
@@ -160,8 +159,8 @@ class Reproduction:
             self._print(f"not run: {len(cells)} cells, {reason}")
         for name in self.plan.unmeasurable:
             self._print(f"not measured: this version has no measurement '{name}'")
-        for name, command in jobs.missing_data.items():
-            self._print(f"no data set {name}: give --data-source FOLDER, or make it with {command}")
+        for name, reason in jobs.missing_data.items():
+            self._print(f"no data set {name}: {reason}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, soft_wrap=True)

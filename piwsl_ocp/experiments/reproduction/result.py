@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 
 class Kept(BaseModel):
@@ -76,8 +76,8 @@ class RunResult(Kept):
     batch_size: int
     epsilon_angstrom: float | None = None
     unit: str
-    errors: dict[str, float]
-    consistency_error: float
+    errors: dict[str, FiniteFloat]
+    consistency_error: FiniteFloat
     seconds_per_step: float | None = None
     curl: dict[str, Any] | None = None
     bond_scan: dict[str, Any] | None = None

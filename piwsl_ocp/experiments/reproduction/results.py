@@ -16,10 +16,12 @@ from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.method import method_of
+from piwsl_ocp.experiments.reproduction.published import UNIT
 from piwsl_ocp.experiments.reproduction.result import Provenance, RunResult
 from piwsl_ocp.experiments.reproduction.step_times import StepRound, StepTimes, times_folder
 from piwsl_ocp.experiments.reproduction.trainings import RunName, settings_key
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
+from piwsl_ocp.experiments.run_record import RunRecord
 
 #: Columns of the validation log that are kept, with five digits.
 CURVE = ("step", "train_seconds", "energy_rmse", "force_rmse", "consistency_error")
@@ -35,6 +37,8 @@ ERRORS = (
     "force_rmse_constant",
 )
 
+#: Stands for a commit or a time that a run folder does not tell.
+UNKNOWN = "unknown"
 
 _Kind = TypeVar("_Kind", RunResult, StepTimes)
 
@@ -113,6 +117,11 @@ def of_run(run: RunFolder) -> RunResult:
         raise UserError(
             f"results of '{run.path}' lack {error}: remove its folder `results` and reproduce again"
         ) from None
+    except ValidationError as error:
+        raise UserError(
+            f"results of '{run.path}' are damaged ({_first(error)}): remove its folder `results` "
+            "and reproduce again"
+        ) from None
 
 
 def write(result: RunResult, results: Path) -> Path:
@@ -126,17 +135,21 @@ def write(result: RunResult, results: Path) -> Path:
 def collect(runs: Path, results: Path) -> list[str]:
     """Keep the results of every finished run in a folder of run folders.
 
+    A result that is kept of a later training of the same name stays.
+
     Returns:
-        One line for each folder that gave none.
+        One line for each folder that gave none; runs that SLURM has not begun are no mistake.
 
     Raises:
         UserError: if a result cannot be written.
     """
     problems = []
     seen: dict[str, Path] = {}
-    for folder in sorted(path for path in runs.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in runs.glob("[!.]*") if path.is_dir()):
         try:
             if not (folder / CONFIG_FILE).is_file():
+                if RunRecord(folder).slurm_job:
+                    continue
                 raise UserError(f"'{folder}' is no run folder: it has no {CONFIG_FILE}; remove it")
             result = of_run(RunFolder(folder))
             if result.run in seen:
@@ -144,10 +157,17 @@ def collect(runs: Path, results: Path) -> list[str]:
                     f"'{folder}' and '{seen[result.run]}' are the same run: remove one of them"
                 )
             seen[result.run] = folder
+            kept = _kept(result, results)
+            if kept is not None and _is_later(kept, result):
+                raise UserError(
+                    f"'{folder}' was started {result.provenance.started}, before the run whose "
+                    f"result is kept, {kept.provenance.started}: remove the folder, or "
+                    f"'{file_of(results, result.scale, result.run)}' to keep the earlier run"
+                )
         except UserError as error:
             problems.append(str(error))
             continue
-        write(_with_earlier_measurements(result, results), results)
+        write(_with_measurements(result, kept), results)
     return problems
 
 
@@ -165,15 +185,26 @@ def require_writable(results: Path, scale: str) -> None:
         ) from error
 
 
-def _with_earlier_measurements(result: RunResult, results: Path) -> RunResult:
-    """Add what was measured of a run when it still had its checkpoint."""
+def _kept(result: RunResult, results: Path) -> RunResult | None:
+    """Return what is kept already of a run of this name, None without a readable file."""
     path = file_of(results, result.scale, result.run)
     try:
-        earlier = _read(path) if path.is_file() else result
+        return _read(path) if path.is_file() else None
     except UserError:
+        return None
+
+
+def _is_later(first: RunResult, second: RunResult) -> bool:
+    started = [result.provenance.started for result in (first, second)]
+    return UNKNOWN not in started and started[0] > started[1]
+
+
+def _with_measurements(result: RunResult, kept: RunResult | None) -> RunResult:
+    """Add what was measured of the same training when it still had its checkpoint."""
+    if kept is None or kept.provenance != result.provenance:
         return result
-    kept = {name: getattr(result, name) or getattr(earlier, name) for name in ("curl", "bond_scan")}
-    return result.model_copy(update=kept)
+    both = {name: getattr(result, name) or getattr(kept, name) for name in ("curl", "bond_scan")}
+    return result.model_copy(update=both)
 
 
 def read_all(results: Path, scale: str) -> Results:
@@ -183,6 +214,11 @@ def read_all(results: Path, scale: str) -> Results:
     for path in sorted(folder_of(results, scale).glob("*.json")):
         try:
             result = _read(path)
+            if result.unit != UNIT:
+                raise UserError(
+                    f"'{path}' has errors in {result.unit}, the tables are in {UNIT}: convert the "
+                    f"data with --unit {UNIT} and reproduce again"
+                )
         except UserError as error:
             problems.append(str(error))
             continue
@@ -210,18 +246,24 @@ def _read(path: Path, kind: type[_Kind] = RunResult) -> _Kind:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{path}' cannot be read ({error}): remove it") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        reason = f"{key}: {first['msg'].lower()}" if key else "it is cut off or no JSON"
-        raise UserError(f"'{path}' is damaged ({reason}): remove it, and {kind.REMEDY}") from None
+        raise UserError(
+            f"'{path}' is damaged ({_first(error)}): remove it, and {kind.REMEDY}"
+        ) from None
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first mistake of a kept file."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{key}: {first['msg'].lower()}" if key else "it is cut off or no JSON"
 
 
 def _provenance(run: RunFolder, result: Mapping[str, Any]) -> Provenance:
     code = {key: str(value) for key, value in run.status.get("code", {}).items()}
     return Provenance(
-        commit=code.pop("commit", "unknown"),
+        commit=code.pop("commit", UNKNOWN),
         versions=code,
-        started=str(run.status.get("started", "unknown")),
+        started=str(run.status.get("started", UNKNOWN)),
         train_data=result["training"]["checksum"],
         test_data=result["dataset"]["checksum"],
     )

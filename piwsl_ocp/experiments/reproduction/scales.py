@@ -122,6 +122,7 @@ class DatasetRecipe:
             ("test structures", requested.get("test"), options.test),
             ("split seed", info.split.get("seed"), options.split_seed),
             ("references", info.reference_kind, options.references),
+            ("energy unit", info.unit, options.unit),
         ):
             if wanted is not None and found != wanted:
                 yield f"{what}: {found} in place of {wanted}"
@@ -149,12 +150,21 @@ class DatasetRecipe:
         words += [str(w) for pair in options.items() if pair[1] is not None for w in pair]
         return " ".join(word if "*" in word else shlex.quote(word) for word in words)
 
-    def make(self, data: Path, source: Path, report: Callable[[str], None]) -> None:
-        """Convert it from files anywhere below a folder.
+    def provide(self, data: Path, source: Path | None, report: Callable[[str], None]) -> None:
+        """Make it where it is not there yet, from files anywhere below a folder.
+
+        Args:
+            data: folder of all data sets.
+            source: folder of raw files, None to make nothing.
+            report: receives a line when it is made.
 
         Raises:
-            UserError: if a file is missing or there are several, or the conversion fails.
+            UserError: if it is not there and cannot be made.
         """
+        if self.is_made(data):
+            return
+        if source is None:
+            raise UserError(f"give --data-source FOLDER, or make it with {self.command(data)}")
         files = [_only(source, pattern) for pattern in self.patterns]
         report(f"converting {self.name} into {data / self.folder}")
         convert(self.kind, files, data / self.folder, self.options, report=report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,15 @@ def write_report(scale_name: str, folders: Folders, out: Path) -> Report:
             command=command,
             problems=problems,
         ),
-        "report.md": _markdown(filled, title, command),
+        "report.md": _markdown(filled, title, command, problems),
         "tables.csv": csv_text(filled),
     }
     for name, text in pages.items():
         write_atomically(out / name, lambda file, text=text: file.write(text.encode()))
-    notes = [f"note: {line}" for line in problems]
-    return Report(tuple(filled), (*notes, *(f"written: {out / name}" for name in pages)))
+    lines = [f"note: {line}" for line in problems] + [f"written: {out / name}" for name in pages]
+    if not folders.runs.is_dir():
+        lines.append(f"note: there is no folder '{folders.runs}': made of the kept results alone")
+    return Report(tuple(filled), tuple(lines))
 
 
 def write_summary(readme: Path, scale_name: str, results: Path) -> None:
@@ -85,9 +88,13 @@ def write_summary(readme: Path, scale_name: str, results: Path) -> None:
     write_atomically(readme, lambda file: file.write(text.encode()))
 
 
-def _markdown(filled: list[FilledTable], title: str, command: str) -> str:
+def _markdown(
+    filled: Sequence[FilledTable], title: str, command: str, problems: Sequence[str]
+) -> str:
     """Return the tables that have results; the others are named at the end."""
-    lines = [f"# {title}", "", f"Made by `{command}`. {FOOTNOTE}", "", "## Summary", ""]
+    lines = [f"# {title}", "", f"Made by `{command}`. {FOOTNOTE}", ""]
+    lines += [f"- {line}" for line in problems] + [""] * bool(problems)
+    lines += ["## Summary", ""]
     lines += [summary.markdown(filled)]
     lines += [markdown(table) for table in filled if table.has_results]
     empty = [table.table.heading for table in filled if not table.has_results]
