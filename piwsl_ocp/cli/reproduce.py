@@ -79,7 +79,7 @@ def reproduce(
 
     if table is None and not list_:
         raise UserError("name a table, such as 1 or A4, or all; --list shows what there is")
-    tables = select(table or "all")
+    tables = select("all" if table is None else table)
     if list_:
         console.print(overview(tables, results))
         return

@@ -97,6 +97,13 @@ def test_jobs_of_slurm_ask_for_what_the_scale_needs(
     assert asked == [profile]
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_of_a_table_is_not_all_tables(name: str) -> None:
+    call = CliRunner().invoke(build(), ["reproduce", name, "--dry-run"])
+    assert isinstance(call.exception, UserError)
+    assert str(call.exception).startswith(f"no table '{name}': use one of 1, 2, ")
+
+
 TABLE = {
     "title": "A table",
     "shows": "Nothing.",
