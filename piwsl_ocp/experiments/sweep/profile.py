@@ -17,7 +17,7 @@ class SlurmProfile(BaseModel):
     """What one job asks of SLURM.
 
     Args:
-        partition: None: the cluster's default.
+        partition: one, or several separated by commas; None: the cluster's default.
         account: to be charged.
         constraint: features of the node, such as a kind of GPU.
         time_minutes: limit of one job; a run that needs more is requeued and goes on.

@@ -107,16 +107,29 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def check_fits(partition: str | None, cores: int) -> None:
-    """Raise a UserError if no node of a partition has so many cores, or there is no such partition.
+    """Check that a job can ever start; SLURM itself lets one that is too big wait for ever.
 
-    SLURM itself accepts a job that is too big for every node, and lets it wait for ever.
+    Args:
+        partition: one, or several separated by commas, of which SLURM takes the first that is
+            free; None for the cluster's default.
+        cores: that the job needs on a node.
+
+    Raises:
+        UserError: if there is no such partition, or none of its nodes has so many cores.
+        SlurmSilent: if SLURM does not answer.
     """
     partitions = [name.strip() for name in _ask("sinfo", "--noheader", "-o", "%P").splitlines()]
     names = [name.rstrip("*") for name in partitions]
     if partition is None:
         partition = next((name.rstrip("*") for name in partitions if name.endswith("*")), None)
-    if partition not in names:
-        raise UserError(f"SLURM has no partition '{partition}': use one of {', '.join(names)}")
+    if partition is None:
+        raise UserError(
+            "SLURM has no default partition: set `partition` in the profile, one of "
+            + ", ".join(names)
+        )
+    for name in partition.split(","):
+        if name not in names:
+            raise UserError(f"SLURM has no partition '{name}': use one of {', '.join(names)}")
     nodes = _ask("sinfo", "--noheader", "--Node", f"--partition={partition}", "-o", "%c")
     largest = max((int(count.strip().rstrip("+")) for count in nodes.split()), default=0)
     if cores > largest:
