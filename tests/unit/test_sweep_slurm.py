@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.run_record import RunRecord
 from piwsl_ocp.experiments.sweep import slurm_queue
+from piwsl_ocp.experiments.sweep.profile import SlurmProfile
+from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
 
 PARTITIONS = "normal*\ngpu\nlong\n"
 
@@ -51,6 +56,33 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return fake
 
 
+@pytest.fixture
+def queue(slurm: FakeSlurm) -> FakeSlurm:
+    """Return a SLURM that takes jobs: numbers 1, 2, ...; it keeps what each submission says."""
+    answer_partitions(slurm)
+    slurm.script(
+        "sbatch",
+        f'n=$(wc -l < "{slurm.folder}/sbatch.calls"); cp "$1" "{slurm.folder}/$n.sh"\n'
+        "echo Submitted batch job $n",
+    )
+    return slurm
+
+
+def options(slurm: FakeSlurm, name: str) -> list[str | None]:
+    """Return the value of an option in each submission."""
+    scripts = [slurm.folder / f"{n + 1}.sh" for n in range(len(slurm.calls("sbatch")))]
+    found = [re.findall(rf"^#SBATCH --{name}=(.*)$", path.read_text(), re.M) for path in scripts]
+    return [values[-1] if values else None for values in found]
+
+
+def make_jobs(folder: Path, count: int) -> list[Job]:
+    return [Job({}, str(folder / f"run_{n}"), str(folder)) for n in range(count)]
+
+
+def numbers(jobs: list[Job]) -> list[str | None]:
+    return [RunRecord(job.run_folder).slurm_job for job in jobs]
+
+
 def answer_partitions(slurm: FakeSlurm, partitions: str = PARTITIONS) -> None:
     """Let sinfo name partitions, and a node of 8 and one of 16 cores."""
     slurm.script(
@@ -91,3 +123,59 @@ def test_partitions_that_cannot_be_used_are_told(
     with pytest.raises(UserError) as error:
         slurm_queue.check_fits(partition, 17)
     assert str(error.value) == message
+
+
+def test_as_many_jobs_are_one_array_as_slurm_takes(queue: FakeSlurm, tmp_path: Path) -> None:
+    queue.answer("scontrol", "MaxArraySize            = 3\nMaxArraySizeOfOthers = 9\n")
+    jobs = make_jobs(tmp_path, 7)
+    SlurmLauncher(SlurmProfile(array_parallelism=2)).submit(jobs)
+    assert options(queue, "array") == ["0-2%2", "0-2%2", None]
+    assert options(queue, "dependency") == [None, "afterany:1", "afterany:2"]
+    assert numbers(jobs) == ["1_0", "1_1", "1_2", "2_0", "2_1", "2_2", "3"]
+
+
+def test_arrays_do_not_wait_where_all_jobs_may_run_at_once(
+    queue: FakeSlurm, tmp_path: Path
+) -> None:
+    queue.answer("scontrol", "MaxArraySize = 3\n")
+    SlurmLauncher(SlurmProfile(array_parallelism=4)).submit(make_jobs(tmp_path, 4))
+    assert options(queue, "dependency") == [None, None]
+
+
+def test_a_dependency_of_the_profile_holds_for_the_first_array(
+    queue: FakeSlurm, tmp_path: Path
+) -> None:
+    queue.answer("scontrol", "MaxArraySize = 2\n")
+    profile = SlurmProfile(array_parallelism=1, more={"dependency": "afterok:77"})
+    SlurmLauncher(profile).submit(make_jobs(tmp_path, 4))
+    assert options(queue, "dependency") == ["afterok:77", "afterany:1"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "size"),
+    [("", 0, 1001), ("cannot contact slurmctld", 1, 1001), ("MaxArraySize = 0", 0, 1)],
+)
+def test_the_size_of_an_array_where_slurm_names_none(
+    slurm: FakeSlurm, answer: str, code: int, size: int
+) -> None:
+    slurm.answer("scontrol", answer, code)
+    assert slurm_queue.largest_array() == size
+
+
+def test_jobs_that_slurm_took_before_it_refused_others_are_kept(
+    queue: FakeSlurm, tmp_path: Path
+) -> None:
+    queue.answer("scontrol", "MaxArraySize = 2\n")
+    script = (queue.folder / "sbatch").read_text()
+    refuse = "[ $n = 1 ] || { echo 'sbatch: error: job submit limit' >&2; exit 1; }"
+    (queue.folder / "sbatch").write_text(
+        script.replace("echo Submitted", f"{refuse}\necho Submitted")
+    )
+    jobs = make_jobs(tmp_path, 5)
+    with pytest.raises(UserError) as error:
+        SlurmLauncher(SlurmProfile()).submit(jobs)
+    assert str(error.value) == (
+        "SLURM refuses 3 of 5 jobs: job submit limit; the others are in the queue, and the same "
+        "command submits the rest when SLURM takes them"
+    )
+    assert numbers(jobs) == ["1_0", "1_1", None, None, None]

@@ -1,4 +1,4 @@
-"""Runs as jobs of SLURM, submitted as one array with submitit."""
+"""Runs as jobs of SLURM, submitted as arrays with submitit."""
 
 from __future__ import annotations
 
@@ -75,10 +75,13 @@ class SlurmLauncher:
             slurm_queue.cancel([run.number for run in watched.values()])
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Submit as one array what is not in the queue yet.
+        """Submit what is not in the queue yet: as one array, or as few as SLURM's limit allows.
+
+        SLURM limits the jobs at a time within each array alone. So of several arrays each begins
+        when the one before has ended, unless the profile lets all jobs run at once.
 
         Raises:
-            UserError: if SLURM refuses the jobs or does not answer.
+            UserError: if SLURM refuses jobs or does not answer; what it took before goes on.
         """
         numbers = self._active(jobs)
         numbers |= self._submit([job for job in jobs if job.run_folder not in numbers])
@@ -124,23 +127,35 @@ class SlurmLauncher:
         }
 
     def _submit(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Submit runs as one array and return the numbers of their jobs by run folder."""
+        """Submit runs and return the numbers of their jobs by run folder."""
         if not jobs:
             return {}
         cores = self.profile.tasks_per_node * self.profile.cpus_per_task
         slurm_queue.check_fits(self.profile.partition, cores)
-        executor = self._executor(Path(jobs[0].run_folder).parent)
-        try:
-            with executor.batch():
-                submitted = [executor.submit(SlurmRun(to_json([job]))) for job in jobs]
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            raise UserError(f"SLURM refuses the jobs: {_last_line(error)}") from None
+        size = slurm_queue.largest_array()
+        in_turn = self.profile.array_parallelism < len(jobs)
+        numbers: dict[str, str] = {}
+        before = None
+        for start in range(0, len(jobs), size):
+            try:
+                array = self._submit_array(jobs[start : start + size], before)
+            except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+                raise UserError(_refusal(error, len(jobs), len(numbers))) from None
+            numbers |= array
+            before = next(iter(array.values())).split("_")[0] if in_turn else None
+        return numbers
+
+    def _submit_array(self, jobs: Sequence[Job], before: str | None) -> dict[str, str]:
+        """Submit runs as one array that begins when the array `before` has ended."""
+        executor = self._executor(Path(jobs[0].run_folder).parent, before)
+        with executor.batch():
+            submitted = [executor.submit(SlurmRun(to_json([job]))) for job in jobs]
         numbers = {job.run_folder: slurm.job_id for job, slurm in zip(jobs, submitted, strict=True)}
         for folder, number in numbers.items():
             RunRecord(folder).keep_slurm_job(number)
         return numbers
 
-    def _executor(self, root: Path) -> submitit.AutoExecutor:
+    def _executor(self, root: Path, before: str | None) -> submitit.AutoExecutor:
         # A folder of its own for each submission: a new cluster gives old job numbers again.
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = root / SUBMISSIONS / f"{now}-{secrets.token_hex(3)}"
@@ -151,11 +166,15 @@ class SlurmLauncher:
             slurm_python=_python(),
         )
         exports = [f"export {name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items()]
+        parameters = self.profile.parameters()
+        if before is not None:  # which has waited for what the profile may want to wait for
+            more = {**parameters["slurm_additional_parameters"], "dependency": f"afterany:{before}"}
+            parameters["slurm_additional_parameters"] = more
         executor.update_parameters(
             name="piwsl",
             slurm_setup=[*self.profile.setup, *exports],
             slurm_srun_args=["--kill-on-bad-exit=1"],
-            **self.profile.parameters(),
+            **parameters,
         )
         return executor
 
@@ -232,6 +251,16 @@ def _python() -> str:
     """
     script = 'trap "" USR2; exec "$@"'
     return f"sh -c {shlex.quote(script)} sh {shlex.quote(sys.executable)}"
+
+
+def _refusal(error: Exception, wanted: int, taken: int) -> str:
+    """Return in one line that SLURM refuses jobs after it took some."""
+    if not taken:
+        return f"SLURM refuses the jobs: {_last_line(error)}"
+    return (
+        f"SLURM refuses {wanted - taken} of {wanted} jobs: {_last_line(error)}; the others are in "
+        "the queue, and the same command submits the rest when SLURM takes them"
+    )
 
 
 def _last_line(error: Exception) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from piwsl_ocp.errors import UserError
@@ -26,6 +28,9 @@ _ENDED = {
 
 #: Seconds that SLURM may take to answer.
 _SECONDS = 60
+
+#: Jobs that SLURM takes as one array where it is not set otherwise.
+_LARGEST_ARRAY = 1001
 
 
 class SlurmSilent(UserError):
@@ -104,6 +109,17 @@ def cancel(jobs: Sequence[str]) -> None:
     """Cancel jobs."""
     if jobs:
         _ask("scancel", *jobs)
+
+
+def largest_array() -> int:
+    """Return how many jobs SLURM takes as one array; the usual number where it does not answer."""
+    with suppress(SlurmSilent):
+        found = re.search(
+            r"^MaxArraySize *= *(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE
+        )
+        if found is not None:
+            return max(1, int(found[1]))  # 0: it takes none
+    return _LARGEST_ARRAY
 
 
 def check_fits(partition: str | None, cores: int) -> None:
