@@ -31,6 +31,19 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class SlurmJob:
+    """A job of SLURM, told from others of the same number: a new cluster gives numbers again.
+
+    Attributes:
+        number: such as 12, or 12_3 in an array.
+        submission: name of the folder with its script; empty where it was not kept.
+    """
+
+    number: str
+    submission: str = ""
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """The folder `.run` of a run folder.
 
@@ -57,10 +70,10 @@ class RunRecord:
         return Failure(str(content.get("reason")), str(content.get("log", ""))) if content else None
 
     @property
-    def slurm_job(self) -> str | None:
+    def slurm_job(self) -> SlurmJob | None:
         """The SLURM job that the run was last given to."""
         content = self._read("slurm.json")
-        return str(content["job"]) if content else None
+        return SlurmJob(str(content["job"]), content.get("submission", "")) if content else None
 
     def keep_failure(self, error: BaseException) -> None:
         """Keep an error, unless another process of the same run kept its own before."""
@@ -80,9 +93,9 @@ class RunRecord:
         """Forget the failure, before the run is tried again."""
         (self.folder / "failure.json").unlink(missing_ok=True)
 
-    def keep_slurm_job(self, job: str) -> None:
-        """Keep the number of the SLURM job that the run was given to."""
-        self._write("slurm.json", {"job": job})
+    def keep_slurm_job(self, job: SlurmJob) -> None:
+        """Keep the SLURM job that the run was given to."""
+        self._write("slurm.json", {"job": job.number, "submission": job.submission})
 
     def stops_without_progress(self, step: int) -> int:
         """Count a stop at a step; return how many there were at that step, this one included."""

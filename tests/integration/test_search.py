@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from piwsl_ocp.experiments.run_folder import RunFolder
-from piwsl_ocp.experiments.run_record import RunRecord
 from piwsl_ocp.experiments.search.plan import SearchPlan, read_search
 from piwsl_ocp.experiments.search.run import run
 from piwsl_ocp.experiments.search.study import open_study, read_study, trials_of
@@ -153,5 +152,4 @@ def test_a_search_on_slurm_cancels_the_job_of_a_hopeless_trial(
     (job,) = plan.jobs(bad.params)
     assert not is_locked(job.run_folder)
     assert RunFolder(Path(job.run_folder)).last_step < 300
-    number = RunRecord(job.run_folder).slurm_job
-    assert states_of_runs([job.run_folder])[number].word == "CANCELLED"
+    assert states_of_runs([job.run_folder])[Path(job.run_folder)].word == "CANCELLED"

@@ -63,7 +63,7 @@ def one(root: Path, data: Path, seed: int, **settings: object) -> list[Job]:
 def number(job: Job) -> str:
     found = RunRecord(job.run_folder).slurm_job
     assert found is not None
-    return found
+    return found.number
 
 
 class Provoked(SlurmLauncher):

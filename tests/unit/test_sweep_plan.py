@@ -179,9 +179,8 @@ def test_the_state_of_runs_is_read_from_their_folders(tmp_path: Path) -> None:
     make_run(tmp_path / "c", "piwsl", status="failed")
     RunRecord(tmp_path / "c").keep_failure(UserError("too bad"))
     make_run(tmp_path / "d", "piwsl", status="interrupted")
-    RunRecord(tmp_path / "d").keep_slurm_job("7")
     (tmp_path / "nothing").mkdir()
-    found = status_of_folder(tmp_path, {"7": JobState("PENDING", "Priority")})
+    found = status_of_folder(tmp_path, {tmp_path / "d": JobState("PENDING", "Priority")})
     assert [(s.name, s.state, s.note) for s in found] == [
         ("a", "finished", ""),
         ("b", "interrupted", ""),

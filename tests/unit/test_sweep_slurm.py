@@ -10,10 +10,10 @@ import pytest
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
-from piwsl_ocp.experiments.run_record import RunRecord
+from piwsl_ocp.experiments.run_record import RunRecord, SlurmJob
 from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
-from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
+from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher, cancel_runs, states_of_runs
 
 PARTITIONS = "normal*\ngpu\nlong\n"
 
@@ -80,7 +80,8 @@ def make_jobs(folder: Path, count: int) -> list[Job]:
 
 
 def numbers(jobs: list[Job]) -> list[str | None]:
-    return [RunRecord(job.run_folder).slurm_job for job in jobs]
+    found = [RunRecord(job.run_folder).slurm_job for job in jobs]
+    return [slurm_job and slurm_job.number for slurm_job in found]
 
 
 def answer_partitions(slurm: FakeSlurm, partitions: str = PARTITIONS) -> None:
@@ -179,3 +180,43 @@ def test_jobs_that_slurm_took_before_it_refused_others_are_kept(
         "command submits the rest when SLURM takes them"
     )
     assert numbers(jobs) == ["1_0", "1_1", None, None, None]
+
+
+def answer_queue(slurm: FakeSlurm, job: SlurmJob, script: str) -> None:
+    """Let squeue show a job that runs a script."""
+    slurm.answer("squeue", f"{job.number}|RUNNING|None|{script}\n")
+
+
+def test_a_job_that_was_given_the_number_of_another_is_left_alone(
+    queue: FakeSlurm, tmp_path: Path
+) -> None:
+    jobs = make_jobs(tmp_path, 2)
+    SlurmLauncher(SlurmProfile()).submit(jobs)
+    before = RunRecord(jobs[0].run_folder).slurm_job
+    answer_queue(queue, before, "/home/me/a | b.sh")
+    assert cancel_runs([jobs[0].run_folder]) == 0
+    assert states_of_runs([jobs[0].run_folder]) == {}
+    assert queue.calls("scancel") == queue.calls("sacct") == []
+    SlurmLauncher(SlurmProfile()).submit(jobs)
+    assert numbers(jobs) == ["2_0", "2_1"]
+
+
+def test_the_job_of_a_run_is_told_by_its_script(queue: FakeSlurm, tmp_path: Path) -> None:
+    jobs = make_jobs(tmp_path, 2)
+    SlurmLauncher(SlurmProfile()).submit(jobs)
+    job = RunRecord(jobs[0].run_folder).slurm_job
+    answer_queue(queue, job, queue.calls("sbatch")[0])
+    assert states_of_runs([jobs[0].run_folder])[Path(jobs[0].run_folder)].word == "RUNNING"
+    assert cancel_runs([job.run_folder for job in jobs]) == 1
+    assert queue.calls("scancel") == [job.number]
+
+
+def test_a_job_whose_script_was_not_kept_is_told_by_its_number(
+    slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    (run,) = make_jobs(tmp_path, 1)
+    record = RunRecord(run.run_folder)
+    record.keep_slurm_job(SlurmJob("7"))
+    (record.folder / "slurm.json").write_text('{"job": "7"}')
+    answer_queue(slurm, record.slurm_job, "/anywhere.sh")
+    assert cancel_runs([run.run_folder]) == 1

@@ -20,7 +20,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job, to_json
 from piwsl_ocp.experiments.processes import ENVIRONMENT
-from piwsl_ocp.experiments.run_record import Failure, RunRecord, last_lines
+from piwsl_ocp.experiments.run_record import Failure, RunRecord, SlurmJob, last_lines
 from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.slurm_job import SlurmRun
@@ -72,7 +72,7 @@ class SlurmLauncher:
             self._cancel_stopped()
         watched, self._watched = self._watched, {}
         if kind is not None and issubclass(kind, KeyboardInterrupt) and self._cancel_on_interrupt():
-            slurm_queue.cancel([run.number for run in watched.values()])
+            slurm_queue.cancel([run.slurm_job.number for run in watched.values()])
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Submit what is not in the queue yet: as one array, or as few as SLURM's limit allows.
@@ -83,20 +83,20 @@ class SlurmLauncher:
         Raises:
             UserError: if SLURM refuses jobs or does not answer; what it took before goes on.
         """
-        numbers = self._active(jobs)
-        numbers |= self._submit([job for job in jobs if job.run_folder not in numbers])
+        found = self._active(jobs)
+        found |= self._submit([job for job in jobs if job.run_folder not in found])
         for job in jobs:
-            self._watched[job.run_folder] = _Watched(job, numbers[job.run_folder])
+            self._watched[job.run_folder] = _Watched(job, found[job.run_folder])
 
     def ended(self) -> dict[str, Failure | None]:
         """Return the runs that ended since the last look; none where SLURM does not answer."""
         with suppress(slurm_queue.SlurmSilent):
             self._cancel_stopped()
             known = slurm_queue.states(
-                run.number for run in self._watched.values() if not run.job.is_done
+                run.slurm_job for run in self._watched.values() if not run.job.is_done
             )
             for run in self._watched.values():
-                run.look(known.get(run.number))
+                run.look(known.get(run.slurm_job))
         found = {f: run.failure for f, run in self._watched.items() if run.has_ended}
         for folder in found:
             del self._watched[folder]
@@ -111,54 +111,52 @@ class SlurmLauncher:
 
     def _cancel_stopped(self) -> None:
         runs = [r for r in self._watched.values() if r.to_be_stopped and not r.is_cancelled]
-        slurm_queue.cancel([run.number for run in runs])
+        slurm_queue.cancel([run.slurm_job.number for run in runs])
         for run in runs:
             run.is_cancelled = True
 
-    def _active(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Return the number of the SLURM job of each run that has one, by run folder."""
-        numbers = {job.run_folder: RunRecord(job.run_folder).slurm_job for job in jobs}
-        numbers = {folder: number for folder, number in numbers.items() if number}
-        known = slurm_queue.states(numbers.values())
-        return {
-            folder: number
-            for folder, number in numbers.items()
-            if number in known and known[number].is_active
-        }
+    def _active(self, jobs: Sequence[Job]) -> dict[str, SlurmJob]:
+        """Return the SLURM job of each run that has one that waits or runs, by run folder."""
+        found = _jobs_of_runs([job.run_folder for job in jobs])
+        known = slurm_queue.states(found.values())
+        return {f: job for f, job in found.items() if job in known and known[job].is_active}
 
-    def _submit(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Submit runs and return the numbers of their jobs by run folder."""
+    def _submit(self, jobs: Sequence[Job]) -> dict[str, SlurmJob]:
+        """Submit runs and return their SLURM jobs by run folder."""
         if not jobs:
             return {}
         cores = self.profile.tasks_per_node * self.profile.cpus_per_task
         slurm_queue.check_fits(self.profile.partition, cores)
         size = slurm_queue.largest_array()
         in_turn = self.profile.array_parallelism < len(jobs)
-        numbers: dict[str, str] = {}
+        submitted: dict[str, SlurmJob] = {}
         before = None
         for start in range(0, len(jobs), size):
             try:
                 array = self._submit_array(jobs[start : start + size], before)
             except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-                raise UserError(_refusal(error, len(jobs), len(numbers))) from None
-            numbers |= array
-            before = next(iter(array.values())).split("_")[0] if in_turn else None
-        return numbers
+                raise UserError(_refusal(error, len(jobs), len(submitted))) from None
+            submitted |= array
+            before = next(iter(array.values())).number.split("_")[0] if in_turn else None
+        return submitted
 
-    def _submit_array(self, jobs: Sequence[Job], before: str | None) -> dict[str, str]:
+    def _submit_array(self, jobs: Sequence[Job], before: str | None) -> dict[str, SlurmJob]:
         """Submit runs as one array that begins when the array `before` has ended."""
-        executor = self._executor(Path(jobs[0].run_folder).parent, before)
-        with executor.batch():
-            submitted = [executor.submit(SlurmRun(to_json([job]))) for job in jobs]
-        numbers = {job.run_folder: slurm.job_id for job, slurm in zip(jobs, submitted, strict=True)}
-        for folder, number in numbers.items():
-            RunRecord(folder).keep_slurm_job(number)
-        return numbers
-
-    def _executor(self, root: Path, before: str | None) -> submitit.AutoExecutor:
         # A folder of its own for each submission: a new cluster gives old job numbers again.
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        folder = root / SUBMISSIONS / f"{now}-{secrets.token_hex(3)}"
+        name = f"{now}-{secrets.token_hex(3)}"
+        executor = self._executor(Path(jobs[0].run_folder).parent / SUBMISSIONS / name, before)
+        with executor.batch():
+            submitted = [executor.submit(SlurmRun(to_json([job]))) for job in jobs]
+        found = {
+            job.run_folder: SlurmJob(one.job_id, name)
+            for job, one in zip(jobs, submitted, strict=True)
+        }
+        for folder, slurm_job in found.items():
+            RunRecord(folder).keep_slurm_job(slurm_job)
+        return found
+
+    def _executor(self, folder: Path, before: str | None) -> submitit.AutoExecutor:
         executor = submitit.AutoExecutor(
             folder=folder / "%j",
             cluster="slurm",
@@ -185,7 +183,7 @@ class _Watched:
 
     Attributes:
         job: the run.
-        number: of its SLURM job.
+        slurm_job: that makes it.
         looks: how often in succession its job looked ended.
         end: how it ended, where SLURM knows it.
         to_be_stopped: whether its job is to be cancelled.
@@ -193,7 +191,7 @@ class _Watched:
     """
 
     job: Job
-    number: str
+    slurm_job: SlurmJob
     looks: int = 0
     end: JobState | None = None
     to_be_stopped: bool = False
@@ -209,7 +207,7 @@ class _Watched:
         """Why an ended run is not finished; None if it is, or was stopped."""
         if self.to_be_stopped or self.job.is_done:
             return None
-        return _failure(self.job, self.number, self.end)
+        return _failure(self.job, self.slurm_job, self.end)
 
     def look(self, state: JobState | None) -> None:
         """Take note of what SLURM says of the job."""
@@ -227,20 +225,25 @@ def cancel_runs(folders: Sequence[Path | str]) -> int:
         UserError: if SLURM is missing or does not answer.
     """
     slurm_queue.require_slurm()
-    numbers = [number for folder in folders if (number := RunRecord(folder).slurm_job)]
-    known = slurm_queue.states(numbers)
-    active = sorted({number for number in numbers if number in known and known[number].is_active})
+    known = slurm_queue.states(_jobs_of_runs(folders).values())
+    active = sorted({job.number for job, state in known.items() if state.is_active})
     slurm_queue.cancel(active)
     return len(active)
 
 
-def states_of_runs(folders: Sequence[Path | str]) -> dict[str, JobState]:
-    """Return the states of the SLURM jobs of runs by job number; nothing where SLURM is missing."""
-    numbers = [number for folder in folders if (number := RunRecord(folder).slurm_job)]
+def states_of_runs(folders: Sequence[Path | str]) -> dict[Path, JobState]:
+    """Return the states of the SLURM jobs of runs by run folder; nothing where SLURM is missing."""
+    jobs = _jobs_of_runs(folders)
     try:
-        return slurm_queue.states(numbers)
+        known = slurm_queue.states(jobs.values())
     except slurm_queue.SlurmSilent:
         return {}
+    return {Path(folder): known[job] for folder, job in jobs.items() if job in known}
+
+
+def _jobs_of_runs(folders: Sequence[Path | str]) -> dict[Path | str, SlurmJob]:
+    """Return the SLURM jobs of the runs that were given to one, by run folder."""
+    return {folder: job for folder in folders if (job := RunRecord(folder).slurm_job)}
 
 
 def _python() -> str:
@@ -270,7 +273,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1].removeprefix("sbatch: error: ") if lines else type(error).__name__
 
 
-def _failure(job: Job, number: str, end: JobState | None) -> Failure:
+def _failure(job: Job, slurm_job: SlurmJob, end: JobState | None) -> Failure:
     """Return why a job that has ended left its run unfinished."""
     kept = RunRecord(job.run_folder).failure
     if kept is not None:
@@ -280,12 +283,13 @@ def _failure(job: Job, number: str, end: JobState | None) -> Failure:
         return Failure(f"the disk of '{root}' is full: free space there")
     explanation = end.explanation if end else "its job vanished, and SLURM keeps no account of it"
     return Failure(
-        f"{explanation} (SLURM job {number}); the same command goes on with it",
-        last_lines(_log(root, number)),
+        f"{explanation} (SLURM job {slurm_job.number}); the same command goes on with it",
+        last_lines(_log(root, slurm_job)),
     )
 
 
-def _log(root: Path, number: str) -> str:
-    """Return what the last job of that number wrote to its error stream."""
-    files = sorted((root / SUBMISSIONS).glob(f"*/{number}/{number}_0_log.err"))
+def _log(root: Path, job: SlurmJob) -> str:
+    """Return what a job wrote to its error stream."""
+    path = f"{job.submission or '*'}/{job.number}/{job.number}_0_log.err"
+    files = sorted((root / SUBMISSIONS).glob(path))
     return files[-1].read_text(errors="replace") if files else ""

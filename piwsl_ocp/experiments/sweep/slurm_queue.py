@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.run_record import SlurmJob
 
 #: States in which a job will not run again.
 _ENDED = {
@@ -44,10 +45,12 @@ class JobState:
     Attributes:
         word: SLURM's word for it.
         reason: why it waits.
+        script: path of what it runs; empty where SLURM does not tell.
     """
 
     word: str
     reason: str = ""
+    script: str = ""
 
     @property
     def is_active(self) -> bool:
@@ -69,8 +72,10 @@ def require_slurm() -> None:
             )
 
 
-def states(jobs: Iterable[str]) -> dict[str, JobState]:
-    """Return the states of the jobs that SLURM still knows, array elements as 12_3.
+def states(jobs: Iterable[SlurmJob]) -> dict[SlurmJob, JobState]:
+    """Return the states of the jobs that SLURM still knows.
+
+    A job in the queue that has the number of another one, but not its script, is not meant.
 
     Raises:
         SlurmSilent: if SLURM does not answer.
@@ -85,23 +90,22 @@ def states(jobs: Iterable[str]) -> dict[str, JobState]:
             "--array",
             "--states=all",
             f"--user={getpass.getuser()}",
-            "--format=%i|%T|%r",
+            "--format=%i|%T|%r|%o",
         )
     )
-    found = {job: state for job, state in queue.items() if job in wanted}
-    missing = sorted(wanted - found.keys())
-    if missing:
-        found.update(_accounted(missing))
-    return found
+    missing = sorted({job.number for job in wanted} - queue.keys())
+    known = {**queue, **(_accounted(missing) if missing else {})}
+    found = {job: known[job.number] for job in wanted if job.number in known}
+    return {job: s for job, s in found.items() if not s.script or job.submission in s.script}
 
 
 def parse(answer: str) -> dict[str, JobState]:
-    """Read lines of job, state and reason, separated by |."""
+    """Read lines of job, state, reason and script, separated by |."""
     found = {}
     for line in answer.splitlines():
-        job, word, reason = (*line.split("|"), "", "")[:3]
+        job, word, reason, script = (*line.split("|", 3), "", "", "")[:4]
         if word:
-            found[job] = JobState(word.split()[0], "" if reason == "None" else reason)
+            found[job] = JobState(word.split()[0], "" if reason == "None" else reason, script)
     return found
 
 

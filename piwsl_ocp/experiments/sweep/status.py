@@ -64,12 +64,12 @@ def steps_done(run_folder: Path | str) -> int:
     return RunFolder(Path(run_folder)).last_step
 
 
-def status_of_jobs(jobs: Sequence[Job], slurm: Mapping[str, Any] | None = None) -> list[RunStatus]:
+def status_of_jobs(jobs: Sequence[Job], slurm: Mapping[Path, Any] | None = None) -> list[RunStatus]:
     """Return the state of planned runs, finished ones included.
 
     Args:
         jobs: the runs.
-        slurm: states of SLURM jobs, see `slurm_queue.states`.
+        slurm: states of their SLURM jobs, see `slurm.states_of_runs`.
     """
     return [
         _status(
@@ -79,7 +79,7 @@ def status_of_jobs(jobs: Sequence[Job], slurm: Mapping[str, Any] | None = None) 
     ]
 
 
-def status_of_folder(root: Path | str, slurm: Mapping[str, Any] | None = None) -> list[RunStatus]:
+def status_of_folder(root: Path | str, slurm: Mapping[Path, Any] | None = None) -> list[RunStatus]:
     """Return the state of every run in a folder of run folders.
 
     Raises:
@@ -132,7 +132,9 @@ def is_active(statuses: Sequence[RunStatus]) -> bool:
     return any(status.state in ACTIVE for status in statuses)
 
 
-def _status(folder: Path, measured: bool, steps: int | None, slurm: Mapping[str, Any]) -> RunStatus:
+def _status(
+    folder: Path, measured: bool, steps: int | None, slurm: Mapping[Path, Any]
+) -> RunStatus:
     try:
         return _read_status(folder, measured, steps, slurm)
     except UserError as error:
@@ -140,7 +142,7 @@ def _status(folder: Path, measured: bool, steps: int | None, slurm: Mapping[str,
 
 
 def _read_status(
-    folder: Path, measured: bool, steps: int | None, slurm: Mapping[str, Any]
+    folder: Path, measured: bool, steps: int | None, slurm: Mapping[Path, Any]
 ) -> RunStatus:
     begun = (folder / CONFIG_FILE).is_file()
     finished = begun and measured and RunFolder(folder).is_finished
@@ -154,14 +156,14 @@ def _read_status(
     return RunStatus(folder.name, state, step, steps, left, metric, note)
 
 
-def _state(folder: Path, begun: bool, slurm: Mapping[str, Any]) -> tuple[str, str]:
+def _state(folder: Path, begun: bool, slurm: Mapping[Path, Any]) -> tuple[str, str]:
     """Return the state of a run that is not finished, and a note."""
     record = RunRecord(folder)
     if record.is_worked_on:
         return "running", ""
     if record.failure is not None:
         return "failed", record.failure.reason
-    job = slurm.get(record.slurm_job or "")
+    job = slurm.get(folder)
     if job is not None and job.is_active:
         if job.word == "PENDING":
             return ("preempted" if begun else "pending"), job.reason
