@@ -99,15 +99,15 @@ def status(
     from piwsl_ocp.experiments.sweep.status import is_active, table
 
     look = _looker(what, runs)
+    statuses, silence = look()
     if not watch:
-        console.print(table(look()))
+        console.print(table(statuses, silence))
         return
-    statuses = look()
-    with Live(table(statuses), console=console, auto_refresh=False) as live:
+    with Live(table(statuses, silence), console=console, auto_refresh=False) as live:
         while is_active(statuses):
             time.sleep(interval)
-            statuses = look()
-            live.update(table(statuses), refresh=True)
+            statuses, silence = look()
+            live.update(table(statuses, silence), refresh=True)
 
 
 @app.command()
@@ -188,17 +188,21 @@ def _show_plan(jobs) -> None:
 
 
 def _looker(what: Path, runs: Path):
-    """Return a function that looks at the runs of an experiment or a folder."""
-    from piwsl_ocp.experiments.sweep.slurm import states_of_runs
+    """Return a function that looks at the runs of an experiment or a folder.
+
+    It returns their states, and why SLURM does not answer, if it does not.
+    """
+    from piwsl_ocp.experiments.sweep.slurm import LastStates
     from piwsl_ocp.experiments.sweep.status import run_folders, status_of_folder, status_of_jobs
 
+    slurm = LastStates()
     if what.is_dir():
-        return lambda: status_of_folder(what, states_of_runs(run_folders(what)))
+        return lambda: (status_of_folder(what, slurm.look(run_folders(what))), slurm.silence)
     from piwsl_ocp.experiments.sweep.plan import read_experiment
 
     jobs = read_experiment(what, runs)
     folders = [job.run_folder for job in jobs]
-    return lambda: status_of_jobs(jobs, states_of_runs(folders))
+    return lambda: (status_of_jobs(jobs, slurm.look(folders)), slurm.silence)
 
 
 def _folders(what: Path, runs: Path) -> list[Path]:

@@ -7,13 +7,16 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from piwsl_ocp.cli import build
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.run_record import RunRecord, SlurmJob
 from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
-from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher, cancel_runs, states_of_runs
+from piwsl_ocp.experiments.sweep.slurm import LastStates, SlurmLauncher, cancel_runs, states_of_runs
+from piwsl_ocp.experiments.sweep.slurm_queue import JobState
 
 PARTITIONS = "normal*\ngpu\nlong\n"
 
@@ -220,3 +223,57 @@ def test_a_job_whose_script_was_not_kept_is_told_by_its_number(
     (record.folder / "slurm.json").write_text('{"job": "7"}')
     answer_queue(slurm, record.slurm_job, "/anywhere.sh")
     assert cancel_runs([run.run_folder]) == 1
+
+
+SILENCE = "Unable to contact slurm controller (connect failure)"
+
+
+def give_to_slurm(folder: Path) -> Path:
+    """Let a run wait in SLURM as job 7, and return its folder."""
+    (job,) = make_jobs(folder, 1)
+    RunRecord(job.run_folder).keep_slurm_job(SlurmJob("7"))
+    return Path(job.run_folder)
+
+
+def test_the_last_states_are_kept_while_slurm_does_not_answer(
+    slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    run, states = give_to_slurm(tmp_path / "runs"), LastStates()
+    slurm.answer("squeue", SILENCE, 1)
+    assert states.look([run]) == {run: slurm_queue.UNKNOWN}
+    assert states.silence == f"SLURM does not answer: {SILENCE}"
+    slurm.answer("squeue", "7|PENDING|Priority\n")
+    assert states.look([run]) == {run: JobState("PENDING", "Priority")}
+    assert states.silence == ""
+    slurm.answer("squeue", SILENCE, 1)
+    assert states.look([run]) == {run: JobState("PENDING", "Priority")}
+    slurm.answer("squeue", "")
+    assert states.look([run]) == {}
+    slurm.answer("squeue", SILENCE, 1)
+    assert states.look([run]) == {}
+
+
+def test_the_status_says_that_slurm_does_not_answer(slurm: FakeSlurm, tmp_path: Path) -> None:
+    run = give_to_slurm(tmp_path / "runs")
+    slurm.answer("squeue", SILENCE, 1)
+    said = CliRunner().invoke(build(), ["sweep", "status", str(run.parent)])
+    assert said.exit_code == 0, said.output
+    assert "1 unknown" in said.output
+    assert f"SLURM does not answer: {SILENCE}" in said.output
+
+
+def test_runs_are_watched_while_slurm_does_not_answer(slurm: FakeSlurm, tmp_path: Path) -> None:
+    run = give_to_slurm(tmp_path / "runs")
+    slurm.script(
+        "squeue",
+        f'case $(wc -l < "{slurm.folder}/squeue.calls") in\n'
+        f"1|3) echo '{SILENCE}' >&2; exit 1 ;;\n"
+        "2|4) echo '7|PENDING|Priority' ;;\n"
+        "*) echo '7|CANCELLED|None' ;;\nesac",
+    )
+    words = ["sweep", "status", str(run.parent), "--watch", "--interval", "0.1"]
+    said = CliRunner().invoke(build(), words)
+    assert said.exit_code == 0, said.output
+    assert len(slurm.calls("squeue")) == 5
+    assert "1 interrupted" in said.output
+    assert "does not answer" not in said.output

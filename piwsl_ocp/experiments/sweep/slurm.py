@@ -232,13 +232,38 @@ def cancel_runs(folders: Sequence[Path | str]) -> int:
 
 
 def states_of_runs(folders: Sequence[Path | str]) -> dict[Path, JobState]:
-    """Return the states of the SLURM jobs of runs by run folder; nothing where SLURM is missing."""
+    """Return the states of the SLURM jobs of runs by run folder, as far as SLURM knows them.
+
+    Raises:
+        SlurmSilent: if SLURM does not answer.
+    """
     jobs = _jobs_of_runs(folders)
-    try:
-        known = slurm_queue.states(jobs.values())
-    except slurm_queue.SlurmSilent:
-        return {}
+    known = slurm_queue.states(jobs.values())
     return {Path(folder): known[job] for folder, job in jobs.items() if job in known}
+
+
+class LastStates:
+    """The states of the SLURM jobs of runs as SLURM last told them.
+
+    Attributes:
+        silence: why SLURM did not answer at the last look; empty if it did.
+    """
+
+    def __init__(self) -> None:
+        self.silence = ""
+        self._last: dict[Path, JobState | None] = {}
+
+    def look(self, folders: Sequence[Path | str]) -> dict[Path, JobState]:
+        """Return the states by run folder; if SLURM is silent, those of the look before."""
+        given = [Path(folder) for folder in _jobs_of_runs(folders)]
+        try:
+            known = states_of_runs(folders)
+            self._last = {folder: known.get(folder) for folder in given}
+            self.silence = ""
+        except slurm_queue.SlurmSilent as error:
+            self._last = {f: self._last.get(f, slurm_queue.UNKNOWN) for f in given}
+            self.silence = str(error)
+        return {folder: state for folder, state in self._last.items() if state is not None}
 
 
 def _jobs_of_runs(folders: Sequence[Path | str]) -> dict[Path | str, SlurmJob]:

@@ -63,6 +63,10 @@ class JobState:
         return _ENDED.get(self.word, self.word)
 
 
+#: The state of a job of which SLURM has not told anything yet.
+UNKNOWN = JobState("UNKNOWN")
+
+
 def require_slurm() -> None:
     """Raise a UserError where SLURM's commands are missing."""
     for name in ("sbatch", "squeue", "scontrol", "scancel", "srun"):

@@ -16,9 +16,10 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
 from piwsl_ocp.experiments.run_record import RunRecord
+from piwsl_ocp.experiments.sweep.slurm_queue import UNKNOWN
 
-#: States that change by themselves.
-ACTIVE = ("pending", "running", "preempted")
+#: States that change by themselves, or may do so.
+ACTIVE = ("pending", "running", "preempted", "unknown")
 
 _STYLES = {
     "finished": "green",
@@ -35,7 +36,8 @@ class RunStatus:
 
     Attributes:
         name: name of the run folder.
-        state: planned, pending, running, finished, failed, interrupted, preempted or damaged.
+        state: planned, pending, running, finished, failed, interrupted, preempted, damaged, or
+            unknown where only SLURM knows it and does not answer.
         step: last logged step.
         steps: steps of the whole training, None where that is not known.
         seconds_left: estimate from the time of the steps so far; not a number if unknown.
@@ -104,8 +106,13 @@ def run_folders(root: Path | str) -> list[Path]:
     ]
 
 
-def table(statuses: Sequence[RunStatus]) -> Group:
-    """Return the states as a table for the terminal, with the notes below."""
+def table(statuses: Sequence[RunStatus], note: str = "") -> Group:
+    """Return the states as a table for the terminal, with the notes below.
+
+    Args:
+        statuses: of the runs.
+        note: a last line about all of them.
+    """
     table = Table()
     table.add_column("run", overflow="fold")
     for name in ("state", "step", "left", "validation"):
@@ -124,11 +131,13 @@ def table(statuses: Sequence[RunStatus]) -> Group:
         counts[status.state] += 1
     table.caption = ", ".join(f"{count} {state}" for state, count in counts.items())
     notes = [Text(f"{status.name}: {status.note}") for status in statuses if status.note]
+    if note:
+        notes.append(Text(note))
     return Group(table, *notes)
 
 
 def is_active(statuses: Sequence[RunStatus]) -> bool:
-    """Return whether any run goes on by itself."""
+    """Return whether any run goes on by itself, or may do so."""
     return any(status.state in ACTIVE for status in statuses)
 
 
@@ -164,6 +173,8 @@ def _state(folder: Path, begun: bool, slurm: Mapping[Path, Any]) -> tuple[str, s
     if record.failure is not None:
         return "failed", record.failure.reason
     job = slurm.get(folder)
+    if job == UNKNOWN:
+        return "unknown", ""
     if job is not None and job.is_active:
         if job.word == "PENDING":
             return ("preempted" if begun else "pending"), job.reason
