@@ -13,8 +13,10 @@ from piwsl_ocp.cli.sweep import (
     Parallel,
     RetryFailed,
     Runs,
+    WhenInterrupted,
     WhereToTrain,
     make_launcher,
+    say_how_to_go_on,
 )
 from piwsl_ocp.errors import UserError
 
@@ -67,6 +69,7 @@ def reproduce(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Show the table from the kept results.")
     ] = False,
+    on_interrupt: WhenInterrupted = None,
 ) -> None:
     """Train what a table of the paper needs, and set the results beside the published numbers.
 
@@ -92,8 +95,13 @@ def reproduce(
         return
     complete = True
     if not report_only:
-        made_by = make_launcher(launcher, parallel, profile or reproduction.scale.profile)
-        complete = reproduction.run(made_by, retry_failed=retry_failed)
+        asked = profile or reproduction.scale.profile
+        made_by = make_launcher(launcher, parallel, asked, on_interrupt)
+        try:
+            complete = reproduction.run(made_by, retry_failed=retry_failed)
+        except KeyboardInterrupt:
+            say_how_to_go_on(launcher, str(runs))
+            raise
     reproduction.show_tables()
     if not complete:
         raise typer.Exit(1)

@@ -79,7 +79,7 @@ def run(
     try:
         outcome = run_sweep(jobs, made_by, console, retry_failed=retry_failed)
     except KeyboardInterrupt:
-        _say_how_to_go_on(launcher, experiment, runs)
+        say_how_to_go_on(launcher, f"{experiment} --runs {runs}")
         raise
     outcome.show(console)
     if not outcome.is_complete:
@@ -163,14 +163,20 @@ def make_launcher(
     return SlurmLauncher(settings, cancel_jobs)
 
 
-def _say_how_to_go_on(launcher: LauncherName, experiment: Path, runs: Path) -> None:
+def say_how_to_go_on(launcher: LauncherName, what: str) -> None:
+    """Say after Ctrl-C what becomes of the runs.
+
+    Args:
+        launcher: that made them.
+        what: arguments by which `piwsl sweep` finds them.
+    """
     if launcher is LauncherName.local:
         console.print("interrupted: everything is saved, the same command goes on")
         return
     console.print(
         "interrupted: jobs that were not cancelled go on; the same command waits for them, "
-        f"`piwsl sweep status {experiment} --runs {runs}` shows them, "
-        f"`piwsl sweep cancel {experiment} --runs {runs}` cancels them",
+        f"`piwsl sweep status {what}` shows them, `piwsl sweep cancel {what}` cancels them",
+        markup=False,
         soft_wrap=True,
     )
 

@@ -89,12 +89,37 @@ def test_jobs_of_slurm_ask_for_what_the_scale_needs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], profile: str
 ) -> None:
     asked = []
-    monkeypatch.setattr(cli, "make_launcher", lambda name, parallel, found: asked.append(found))
+    monkeypatch.setattr(cli, "make_launcher", lambda *options: asked.append(options[2]))
     monkeypatch.setattr(Reproduction, "run", lambda self, launcher, retry_failed: True)
     fixed = ["reproduce", "4", "--launcher", "slurm", "--results", str(tmp_path)]
     call = CliRunner().invoke(build(), [*fixed, *arguments])
     assert call.exit_code == 0, call.output
     assert asked == [profile]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "said"),
+    [
+        ("local", "interrupted: everything is saved, the same command goes on"),
+        (
+            "slurm",
+            "interrupted: jobs that were not cancelled go on; the same command waits for them, "
+            "`piwsl sweep status {0}` shows them, `piwsl sweep cancel {0}` cancels them",
+        ),
+    ],
+)
+def test_what_becomes_of_the_runs_after_ctrl_c_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, launcher: str, said: str
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reproduction, "run", interrupt)
+    runs = tmp_path / "[runs]"
+    words = ["reproduce", "4", "--launcher", launcher, "--runs", str(runs)]
+    call = CliRunner().invoke(build(), words)
+    assert call.exit_code == 130
+    assert call.output.splitlines()[0] == said.format(runs)
 
 
 @pytest.mark.parametrize("name", ["", " "])

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from piwsl_ocp.cli import build
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.reproduction.reproduce import Reproduction
 from piwsl_ocp.experiments.run_record import RunRecord, SlurmJob
 from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
@@ -277,3 +278,22 @@ def test_runs_are_watched_while_slurm_does_not_answer(slurm: FakeSlurm, tmp_path
     assert len(slurm.calls("squeue")) == 5
     assert "1 interrupted" in said.output
     assert "does not answer" not in said.output
+
+
+@pytest.mark.parametrize(("choice", "cancelled"), [("leave", []), ("cancel", ["1_0 1_1"])])
+def test_jobs_of_a_table_are_left_or_cancelled_on_ctrl_c_as_asked(
+    queue: FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    choice: str,
+    cancelled: list[str],
+) -> None:
+    def run(self: Reproduction, launcher: SlurmLauncher, retry_failed: bool) -> bool:
+        with launcher:
+            launcher.submit(make_jobs(tmp_path, 2))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reproduction, "run", run)
+    words = ["reproduce", "4", "--launcher", "slurm", "--on-interrupt", choice]
+    assert CliRunner().invoke(build(), words).exit_code == 130
+    assert queue.calls("scancel") == cancelled

@@ -116,7 +116,7 @@ class Reproduction:
             )
         self._print(
             f"{finished} of {len(jobs.jobs)} runs are finished, in {self.folders.runs}: "
-            "Ctrl-C saves, the same command goes on"
+            "the same command goes on after Ctrl-C"
         )
         try:
             outcome = sweep(jobs.jobs, launcher, self.console, retry_failed=retry_failed)
