@@ -29,7 +29,7 @@ from piwsl_ocp.experiments.reproduction.scales import find_scale
 from piwsl_ocp.experiments.reproduction.trainings import RunName, Training, training
 from piwsl_ocp.experiments.reproduction.write import write_report, write_summary
 from piwsl_ocp.experiments.run_folder import RunFolder
-from piwsl_ocp.experiments.run_record import RunRecord
+from piwsl_ocp.experiments.run_record import RunRecord, SlurmJob
 from piwsl_ocp.ocp.config import load_config
 from tests.run_folders import make_run
 
@@ -556,7 +556,7 @@ def test_an_earlier_run_does_not_replace_a_kept_result(tmp_path: Path) -> None:
 
 def test_jobs_that_slurm_has_not_begun_are_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "runs" / ".slurm").mkdir(parents=True)
-    RunRecord(tmp_path / "runs" / "waiting").keep_slurm_job("12_0")
+    RunRecord(tmp_path / "runs" / "waiting").keep_slurm_job(SlurmJob("12_0"))
     assert results.collect(tmp_path / "runs", tmp_path / "results") == []
 
 
