@@ -20,6 +20,6 @@ SOURCE = Source(
         "Ti": -3.709638592582873,
         "O": -16.958347851807446,
     },
-    # Of about 2600 structures: what N = 1000 and its validation leave, so that N = 100 has the same.
+    # Of about 2600 structures: the same for N = 100 and for N = 1000 with its validation.
     sizes=SplitSizes(train=100, test=800),
 )
