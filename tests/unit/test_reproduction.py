@@ -72,7 +72,7 @@ def made_result(of: Training, seed: int = 0, scale: float = 1.0, **changes: obje
             "curve": {"step": [100, 200], "energy_rmse": [60, 50], "force_rmse": [30, 25]},
             "provenance": Provenance(
                 commit="0123456789ab",
-                versions={},
+                versions={"torch": "2.13.0"},
                 started="2026-01-02T03:04:05+00:00",
                 train_data="a" * 64,
                 test_data="b" * 64,
@@ -307,6 +307,11 @@ def test_an_opposite_effect_is_called_so(kept: Path) -> None:
         ),
         ({"seed": 7}, "row painn: the methods have different seeds"),
         ({"provenance": {"commit": "fedcba987654+12345678"}}, "different versions of the code"),
+        ({"provenance": {"commit": "0123456789ab+12345678"}}, "2 runs come from code with changes"),
+        (
+            {"provenance": {"versions": {"torch": "2.4.0"}}},
+            "different versions of torch: 2.13.0 (8 runs), 2.4.0 (2 runs)",
+        ),
         ({"provenance": {"train_data": "c" * 64}}, "the runs on ani1x_n100 saw different data"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from piwsl_ocp.errors import UserError
@@ -236,10 +236,13 @@ def _statistic(values: Sequence[float]) -> Statistic | None:
 def _warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
     """Say in what the runs of a table differ that should be the same."""
     runs = {run.run: run for cell in cells for run in cell.runs}.values()
-    commits = Counter(short_commit(run) for run in runs)
-    if len(commits) > 1:
-        counted = ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
-        yield f"the runs come from different versions of the code: {counted}"
+    yield from _differing("the code", (short_commit(run) for run in runs))
+    libraries = {name: None for run in runs for name in run.provenance.versions}
+    for name in libraries:
+        yield from _differing(name, (run.provenance.versions.get(name, "?") for run in runs))
+    changed = sum("+" in run.provenance.commit for run in runs)
+    if changed:
+        yield f"{changed} runs come from code with changes that were not committed"
     data: dict[str, set[str]] = {}
     for run in runs:
         checksums = f"{run.provenance.train_data[:8]}/{run.provenance.test_data[:8]}"
@@ -252,6 +255,13 @@ def _warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
         rows.setdefault(cell.cell.row, []).append(cell)
     for row, members in rows.items():
         yield from (f"row {row}: {text}" for text in _row_warnings(members))
+
+
+def _differing(what: str, versions: Iterable[str]) -> Iterator[str]:
+    counts = Counter(versions)
+    if len(counts) > 1:
+        counted = ", ".join(f"{version} ({count} runs)" for version, count in counts.items())
+        yield f"the runs come from different versions of {what}: {counted}"
 
 
 def _row_warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
