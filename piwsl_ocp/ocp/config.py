@@ -120,11 +120,20 @@ def set_value(config: dict[str, Any], dotted_key: str, value: Any) -> None:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split `key=value` from the command line; the value is read as YAML."""
+    """Split `key=value` from the command line; the value is read as YAML.
+
+    Raises:
+        UserError: if there is no key, or the value is no YAML.
+    """
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UserError(f"override '{text}': expected key=value, such as optim.max_steps=100")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(
+            f"override '{text}': the value is no YAML, expected one such as 100, word or [1, 2]"
+        ) from None
 
 
 def check_config(config: Mapping[str, Any]) -> None:

@@ -116,6 +116,7 @@ def test_train_validate_predict(config: Path, ethanol: Path, tmp_path: Path) -> 
         (["train", "{config}", "--set", "model.cutoff=0"], "model.cutoff: found 0"),
         (["train", "{config}", "--set", "dataset.train.src=no.lmdb"], "no file 'no.lmdb'"),
         (["train", "{config}", "--set", "steps"], "expected key=value"),
+        (["train", "{config}", "--set", "model=[painn"], "the value is no YAML"),
         (["train", "{config}", "--set", "model=painn"], "model: found 'painn', expected a mapping"),
         (["train", "{config}", "--set", "optim.lr_initial=1e-4"], "YAML takes 1e-4 for text"),
         (["train", "{config}", "--set", "optim.num_workers=two"], "optim.num_workers: found 'two'"),

@@ -35,7 +35,8 @@ from piwsl_ocp.experiments.search.study import (
 from piwsl_ocp.experiments.sweep.plan import make_job
 from piwsl_ocp.ocp.config import check_config, configs_folder, load_config
 
-PITC = "optim.piwsl.terms.pitc"
+TERMS = "optim.piwsl.terms"
+PITC = f"{TERMS}.pitc"
 EPSILON = "optim.piwsl.displacement.epsilon_max_angstrom"
 SPACE = {
     PITC: {"low": 0.01, "high": 10, "log": True},
@@ -200,6 +201,14 @@ def outcome(study: optuna.Study) -> list[dict]:
         (
             {"set": {"evaluation_metrics.primary_metric": "forces_cosine_similarity"}},
             "primary_metric: found 'forces_cosine_similarity', expected an error",
+        ),
+        ({"space": {"model": {"choices": ["painn"]}}}, "model: found 'painn', expected a mapping"),
+        ({"space": {TERMS: {"choices": ["pitc"]}}}, f"{TERMS}: found 'pitc', expected a mapping"),
+        ({"set": {"model": "painn"}}, "model: found 'painn', expected a mapping"),
+        ({"set": {"evaluation_metrics": 3}}, "evaluation_metrics: found 3, expected a mapping"),
+        (
+            {"set": {"evaluation_metrics.primary_metric": 3}},
+            "evaluation_metrics.primary_metric: found 3, expected text",
         ),
         ({"set": {PITC: 1.0}}, f"'{PITC}' is both in space and in set"),
         ({"sampler": {"name": "tpee"}}, "sampler.name: found 'tpee', did you mean 'tpe'?"),

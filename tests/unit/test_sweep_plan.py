@@ -19,6 +19,8 @@ from piwsl_ocp.ocp.config import check_config, configs_folder
 from tests.run_folders import make_run
 
 SUPERVISED = "experiments/embedded_aspirin/painn_supervised.yml"
+TERMS = "optim.piwsl.terms"
+FRACTION = "optim.piwsl.displacement.atom_fraction"
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,15 @@ def test_equal_runs_share_a_folder_wherever_they_are_planned(data: Path, tmp_pat
         ),
         ({"measurements": ["error"]}, "measurements: unknown 'error', did you mean 'errors'?"),
         ({"set": {}}, "dataset.json"),
+        ({"set": {"model": ["painn"]}}, "model: found ['painn'], expected a mapping"),
+        ({"set": {"optim": 3}}, "optim: found 3, expected a mapping"),
+        ({"set": {"optim": {1: 2, "batch_size": 3}}}, "optim.1: found 1, keys should be strings"),
+        ({"set": {"dataset": None}}, "dataset: found None, expected a mapping"),
+        ({"set": {"dataset.train": 3}}, "dataset.train: found 3, expected a mapping"),
+        ({"set": {"dataset.train.src": 3}}, "dataset.train.src: found 3, expected text"),
+        ({"set": {TERMS: ["pitc"]}}, f"{TERMS}: found ['pitc'], expected a mapping"),
+        ({"set": {f"{TERMS}.pitc": "abc"}}, f"{TERMS}.pitc: found 'abc', expected a number"),
+        ({"set": {FRACTION: "x"}}, f"{FRACTION}: found 'x', expected a number"),
     ],
 )
 def test_a_mistake_in_an_experiment_is_told_in_one_line(

@@ -21,8 +21,9 @@ from piwsl_ocp.experiments.settings_file import read_settings
 from piwsl_ocp.experiments.sweep.plan import make_job
 from piwsl_ocp.experiments.sweep.status import steps_of
 from piwsl_ocp.ocp.config import check_config, find_config, load_config, set_value
-from piwsl_ocp.ocp.options import nearest
-from piwsl_ocp.ocp.scoring import HIGHER_IS_BETTER
+from piwsl_ocp.ocp.scoring import HIGHER_IS_BETTER, PRIMARY_METRIC
+from piwsl_ocp.ocp.sections.section import nearest, parse
+from piwsl_ocp.ocp.sections.targets import Metrics
 
 #: Sections that trials may differ in; with the others they could not be compared, or would not.
 SEARCHED = tuple(name for name in SECTIONS if name not in ("evaluation_metrics", "seed"))
@@ -162,8 +163,14 @@ class SearchPlan:
 
     @property
     def metric(self) -> str:
-        """The validation metric that trials are judged by; lower is better."""
-        return (self.base.get("evaluation_metrics") or {}).get("primary_metric", "relative_rmse")
+        """The validation metric that trials are judged by; lower is better.
+
+        Raises:
+            UserError: if `evaluation_metrics` is no such section.
+        """
+        section = self.base.get("evaluation_metrics", {})
+        metrics = parse(Metrics, section, "evaluation_metrics")
+        return metrics.primary_metric or PRIMARY_METRIC
 
     @property
     def steps(self) -> int | None:

@@ -17,7 +17,8 @@ from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.method import method_of
 from piwsl_ocp.experiments.settings_file import read_settings
 from piwsl_ocp.ocp.config import TOP_LEVEL, load_config
-from piwsl_ocp.ocp.options import nearest
+from piwsl_ocp.ocp.options import PIWSLOptions
+from piwsl_ocp.ocp.sections.section import nearest, parse
 
 #: Settings of an experiment that are no keys of a configuration.
 OWN_SETTINGS = ("config", "seed")
@@ -42,6 +43,32 @@ class Experiment(BaseModel):
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     set: dict[str, Any] = Field(default_factory=dict)
     measurements: list[str] = Field(default_factory=lambda: ["errors"])
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True)
+
+
+class _Split(_Part):
+    src: str | None = None
+
+
+class _Dataset(_Part):
+    train: _Split | None = None
+    val: _Split | None = None
+    test: _Split | None = None
+
+
+class _Optim(_Part):
+    piwsl: PIWSLOptions | None = None
+
+
+class _NamingSettings(_Part):
+    """What the name of a run is made of; the rest is checked when the run is made."""
+
+    dataset: _Dataset = Field(default_factory=_Dataset)
+    model: dict[str, Any] = Field(default_factory=dict)
+    optim: _Optim = Field(default_factory=_Optim)
 
 
 def read_experiment(path: Path | str, root: Path | str) -> list[Job]:
@@ -96,9 +123,11 @@ def make_job(
         measurements: what to measure of the best checkpoint.
 
     Raises:
-        UserError: if the configuration or its data set is missing.
+        UserError: if the configuration or its data set is missing, or a section that the name is
+            made of is no such section.
     """
     settings = load_config(config, overrides)
+    parse(_NamingSettings, settings, "")
     settings["seed"] = seed
     settings.setdefault("amp", False)
     for split in _SPLITS:
@@ -133,7 +162,7 @@ def _readable(settings: Mapping[str, Any], data: Path) -> str:
     length = f"{optim['max_steps']}steps" if "max_steps" in optim else "epochs"
     parts = (
         f"{info.name}_n{info.splits['train'].count}",
-        (settings.get("model") or {}).get("name", "model"),
+        settings.get("model", {}).get("name", "model"),
         method_of(settings).name,
         length,
         f"s{settings['seed']}",
