@@ -351,10 +351,24 @@ def test_a_damaged_or_missing_file_of_trials_is_told(data: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"no search 'toy' in .*begin it with `piwsl search run"):
         read_study(plan)
     make(plan, Curves())
-    journal = plan.folder / JOURNAL
-    journal.write_text("nonsense\n" + journal.read_text())
-    with pytest.raises(UserError, match=r"study.journal' is damaged"), open_study(plan):
-        pass
+    whole = (plan.folder / JOURNAL).read_bytes()
+    for content in (
+        b"nonsense\n" + whole,
+        whole + b"nonsense\n",
+        b"nonsense\n",
+        b'{"op_code": 0, "worker',
+        b"[]\n",
+        bytes(range(256)),
+    ):
+        (plan.folder / JOURNAL).write_bytes(content)
+        for look in (lambda: read_study(plan), lambda: open_study(plan).__enter__()):
+            with pytest.raises(UserError, match=r"study.journal' is damaged .* rename it") as error:
+                look()
+            assert "\n" not in str(error.value)
+        assert (plan.folder / JOURNAL).read_bytes() == content
+    (plan.folder / JOURNAL).write_bytes(b"")
+    make(plan, Curves())
+    assert len(trials_of(read_study(plan))) == 1
 
 
 def test_failed_and_diverged_trials_keep_their_reason(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def open_study(plan: SearchPlan) -> Iterator[optuna.Study]:
         reason = error.strerror or error
         raise UserError(f"cannot write to the search in '{plan.folder}': {reason}") from error
     try:
+        _load(plan)  # a damaged file is refused before anything is written to it
         _drop_cut_off_line(plan.folder / JOURNAL)
         study = _load(plan) or _create(plan)
         _require_same_search(plan, study)
@@ -123,14 +125,15 @@ def _create(plan: SearchPlan) -> optuna.Study:
 def _load(plan: SearchPlan) -> optuna.Study | None:
     """Return the study of a search without writing anything; None if there is none."""
     path = plan.folder / JOURNAL
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return None
     try:
+        _require_records(path)
         storage = _storage(plan)
         if not storage.get_all_studies():
-            return None
+            raise ValueError("it holds no search")
         return optuna.load_study(study_name=plan.search.name, storage=storage, pruner=_pruner(plan))
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, LookupError, TypeError, AssertionError) as error:
         raise UserError(
             f"'{path}' is damaged ({' '.join(str(error).split())}): put a copy of it back, or "
             "rename it to begin anew; finished runs are not repeated"
@@ -141,6 +144,21 @@ def _storage(plan: SearchPlan) -> JournalStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL)))
+
+
+def _require_records(path: Path) -> None:
+    """Raise a ValueError for a line that is no record, unless it is a last one that was cut off.
+
+    Optuna tells a whole last line that it cannot read only when there is another one after it.
+    """
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            is_record = isinstance(json.loads(line), dict)
+        except ValueError:
+            is_record = False
+        if not is_record:
+            raise ValueError(f"line {number} is no record of a search")
 
 
 def _drop_cut_off_line(path: Path) -> None:
