@@ -119,12 +119,14 @@ def table(
 ) -> None:
     """Show the results: a row for each point of the grid, mean and spread over the seeds."""
     from piwsl_ocp.atomic_file import require_absent, write_atomically
-    from piwsl_ocp.experiments.sweep.table import csv_text, read_points, terminal_table
+    from piwsl_ocp.experiments.sweep.table import csv_text, notes, read_points, terminal_table
 
     if out is not None and not overwrite:
         require_absent(out)
     points = read_points(experiment, runs)
     console.print(terminal_table(points, console.width))
+    for note in notes(points):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     if out is not None:
         write_atomically(out, lambda file: file.write(csv_text(points).encode()))
 

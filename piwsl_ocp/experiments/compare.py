@@ -64,16 +64,27 @@ class Run:
     @cached_property
     def values(self) -> dict[str, float]:
         """Each of `QUANTITIES`, in the unit of the labels."""
-        try:
-            values = {name: self.result["errors"][name] for name in QUANTITIES[:4]}
-            values["consistency_error"] = self.result["consistency"]["rms"]
-        except KeyError as error:
-            raise UserError(
-                f"results/{self.split}.json of '{self.folder.path}' lacks {error}: evaluate it "
-                f"again with `piwsl validate {self.folder.path} --split {self.split}`"
-            ) from None
+        values = {name: self.read("errors", name) for name in QUANTITIES[:4]}
+        values["consistency_error"] = self.read("consistency", "rms")
         values["seconds_per_step"] = self.folder.seconds_per_step
         return values
+
+    def read(self, *keys: str) -> Any:
+        """Return a value of the result by its keys, from the outermost one on.
+
+        Raises:
+            UserError: if the result lacks it.
+        """
+        value: Any = self.result
+        for key in keys:
+            if not isinstance(value, Mapping) or key not in value:
+                raise UserError(
+                    f"results/{self.split}.json of '{self.folder.path}' lacks {'.'.join(keys)}: "
+                    "evaluate it again with "
+                    f"`piwsl validate {self.folder.path} --split {self.split}`"
+                )
+            value = value[key]
+        return value
 
 
 @dataclass(frozen=True)

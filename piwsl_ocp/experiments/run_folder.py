@@ -172,20 +172,19 @@ class RunFolder:
         """Return what `piwsl_ocp.evaluation.evaluate` wrote for the best checkpoint.
 
         Raises:
-            UserError: if the run was not evaluated on that split.
+            UserError: if the run was not evaluated on that split, or the result is damaged.
         """
         path = self.path / "results" / f"{split}.json"
+        command = f"`piwsl validate {self.path} --split {split}`"
         if not path.is_file():
-            raise UserError(
-                f"'{self.path}' has no results/{split}.json: "
-                f"run `piwsl validate {self.path} --split {split}`"
-            )
+            raise UserError(f"'{self.path}' has no results/{split}.json: run {command}")
         try:
-            return json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"'{path}' is cut off or no JSON: remove it and make it again"
-            ) from error
+            result = json.loads(path.read_text())
+        except ValueError:
+            result = None
+        if not isinstance(result, dict):
+            raise UserError(f"'{path}' is cut off or no JSON: make it again with {command}")
+        return result
 
     def has_result(self, split: str = "test") -> bool:
         """Return whether the best checkpoint was evaluated on a split."""

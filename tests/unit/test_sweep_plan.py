@@ -201,6 +201,10 @@ def test_the_state_of_runs_is_read_from_their_folders(tmp_path: Path) -> None:
     assert found[0].step == found[0].steps == steps_done(tmp_path / "a") == 40
     assert math.isnan(found[0].seconds_left)
     assert found[0].metric > 0
+    (tmp_path / "a" / "results" / "test.json").write_text('{"errors"')
+    damaged = status_of_folder(tmp_path)[0]
+    assert damaged.state == "damaged"
+    assert "is cut off or no JSON: make it again with `piwsl validate" in damaged.note
     with pytest.raises(UserError, match="no folder"):
         status_of_folder(tmp_path / "nowhere")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from piwsl_ocp.datasets import ConversionOptions, convert
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.sweep.plan import read_experiment
-from piwsl_ocp.experiments.sweep.table import csv_text, read_points, terminal_table
+from piwsl_ocp.experiments.sweep.table import csv_text, notes, read_points, terminal_table
 from tests.run_folders import make_run
 
 CONFIG = "experiments/embedded_aspirin/painn_supervised.yml"
@@ -89,6 +89,32 @@ def test_a_sweep_over_data_sets_names_their_folders(data: Path, tmp_path: Path) 
         make_run(Path(job.run_folder), "supervised", job.config["seed"])
     points = read_points(path, tmp_path / "runs")
     assert [point.settings for point in points] == [{"dataset": "small"}, {"dataset": "large"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"errors": {"energy_rm', "is cut off or no JSON: make it again with"),
+        ("[]", "is cut off or no JSON: make it again with"),
+        ("{}", "lacks errors.energy_rmse: evaluate it again with"),
+    ],
+)
+def test_a_run_with_a_damaged_result_is_named_and_the_others_are_shown(
+    sweep: Path, content: str, message: str
+) -> None:
+    runs = sweep.parent / "runs"
+    damaged, *others = read_experiment(sweep, runs)
+    (Path(damaged.run_folder) / "results" / "test.json").write_text(content)
+    first, second = points = read_points(sweep, runs)
+    assert ([run.folder.seed for run in first.runs], first.planned) == ([1], 2)
+    assert len(second.runs) == 1
+    (note,) = notes(points)
+    assert message in note
+    assert f"`piwsl validate {damaged.run_folder} --split test`" in note
+    for job in others[:2]:
+        (Path(job.run_folder) / "results" / "test.json").write_text(content)
+    with pytest.raises(UserError, match=r"no run can be read, such as: .* `piwsl validate"):
+        read_points(sweep, runs)
 
 
 def test_a_sweep_without_results_says_how_to_get_them(sweep: Path, tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ def _read_status(
     if not begun:
         return RunStatus(folder.name, state, steps=steps, note=note)
     run = RunFolder(folder)
+    if finished and run.has_result():
+        run.result()  # a damaged one is told
     steps = steps if steps is not None else steps_of(run.config)
     step, (seconds_per_step, metric) = run.last_step, _logged(run)
     left = max(0, steps - step) * seconds_per_step if steps and not finished else math.nan

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.compare import QUANTITIES, Run, Statistic
+from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.plan import read_grid
 from piwsl_ocp.experiments.tables import bordered_width, format_statistic, title_of, unit_of
@@ -33,16 +34,18 @@ class Point:
         settings: those that vary in the grid, but for the seed, as text.
         runs: the finished ones, ordered by seed.
         planned: how many there are to be.
+        problems: why finished runs are left out, one line each.
     """
 
     settings: Mapping[str, str]
     runs: tuple[Run, ...]
     planned: int
+    problems: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
         """Energy unit of the errors; empty without a finished run."""
-        return self.runs[0].result["unit"] if self.runs else ""
+        return self.runs[0].read("unit") if self.runs else ""
 
     def statistic(self, quantity: str) -> Statistic | None:
         """Return mean and standard deviation of a quantity, None without a finished run."""
@@ -57,20 +60,21 @@ def read_points(path: Path | str, root: Path | str) -> list[Point]:
         root: folder of the run folders.
 
     Raises:
-        UserError: for a mistake in the file, or where no run is finished.
+        UserError: for a mistake in the file, or where no run is finished, or none can be read.
     """
     grid = read_grid(path, root)
     varying = _varying([settings for settings, _ in grid])
-    jobs: dict[tuple[str, ...], dict[str, Any]] = {}
+    jobs: dict[tuple[str, ...], dict[str, Job]] = {}
     for settings, job in grid:
         names = tuple(_as_text(name, settings[name]) for name in varying)
         jobs.setdefault(names, {})[job.run_folder] = job
-    points = []
-    for names, planned in jobs.items():
-        runs = [Run(RunFolder(Path(f))) for f, job in planned.items() if job.is_done]
-        runs = sorted((r for r in runs if r.folder.has_result()), key=lambda r: r.folder.seed)
-        points.append(Point(dict(zip(varying, names, strict=True)), tuple(runs), len(planned)))
+    points = [
+        _point(dict(zip(varying, names, strict=True)), [*planned.values()])
+        for names, planned in jobs.items()
+    ]
     if not any(point.runs for point in points):
+        if problems := notes(points):
+            raise UserError(f"experiment '{path}': no run can be read, such as: {problems[0]}")
         raise UserError(
             f"experiment '{path}': no run with errors is finished in '{root}': "
             f"make them with `piwsl sweep run {path} --runs {root}`"
@@ -79,6 +83,11 @@ def read_points(path: Path | str, root: Path | str) -> list[Point]:
     if len(units) > 1:
         raise UserError(f"experiment '{path}': runs in different units: {', '.join(units)}")
     return points
+
+
+def notes(points: Sequence[Point]) -> list[str]:
+    """Return what to know of the results beside the numbers, one line each."""
+    return [problem for point in points for problem in point.problems]
 
 
 def terminal_table(points: Sequence[Point], width: int) -> Table:
@@ -109,6 +118,29 @@ def terminal_table(points: Sequence[Point], width: int) -> Table:
         runs = f"{len(point.runs)} of {point.planned}"
         table.add_row(*point.settings.values(), runs, *values, end_section=True)
     return table
+
+
+def _point(settings: Mapping[str, str], planned: Sequence[Job]) -> Point:
+    """Return a point with its finished runs; those whose results are damaged become problems."""
+    runs, problems = [], []
+    for job in (job for job in planned if job.is_done):
+        run = Run(RunFolder(Path(job.run_folder)))
+        if not run.folder.has_result():
+            continue
+        try:
+            _require_readable(run)
+        except UserError as error:
+            problems.append(f"left out: {error}")
+            continue
+        runs.append(run)
+    runs.sort(key=lambda run: run.folder.seed)
+    return Point(settings, tuple(runs), len(planned), tuple(problems))
+
+
+def _require_readable(run: Run) -> None:
+    """Raise a UserError if something of the table cannot be read from a run."""
+    run.folder.seed, run.values  # noqa: B018  (read configuration, results and log)
+    run.read("unit")
 
 
 def _column(points: Sequence[Point], quantity: str, unit: str) -> list[str]:
