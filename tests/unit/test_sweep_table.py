@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import shutil
 from pathlib import Path
@@ -115,6 +116,36 @@ def test_a_run_with_a_damaged_result_is_named_and_the_others_are_shown(
         (Path(job.run_folder) / "results" / "test.json").write_text(content)
     with pytest.raises(UserError, match=r"no run can be read, such as: .* `piwsl validate"):
         read_points(sweep, runs)
+
+
+def change(path: Path, *keys: str, value: str) -> None:
+    """Set one value of a file of JSON."""
+    content = json.loads(path.read_text())
+    section = content
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
+def test_runs_of_different_code_or_data_are_told(sweep: Path) -> None:
+    runs = sweep.parent / "runs"
+    assert notes(read_points(sweep, runs)) == []
+    first, second, _, _ = (Path(job.run_folder) for job in read_experiment(sweep, runs))
+    change(first / "run.json", "code", "commit", value="deadbeefdeadbeef+changes")
+    change(second / "results" / "test.json", "training", "checksum", value="c" * 64)
+    points = read_points(sweep, runs)
+    code, data = notes(points)
+    assert code == (
+        "the runs come from different versions of the code: deadbeefd+ (1 runs), 012345678 (2 runs)"
+    )
+    assert "aspirin saw different data: bbbbbbbb/aaaaaaaa, cccccccc/aaaaaaaa" in data
+    rows = list(csv.DictReader(io.StringIO(csv_text(points))))
+    assert [row["commit"] for row in rows] == [
+        "0123456789abcdef0123 deadbeefdeadbeef+changes",
+        "0123456789abcdef0123",
+    ]
+    assert [row["train_data"] for row in rows] == [f"{'b' * 64} {'c' * 64}", "b" * 64]
 
 
 def test_a_sweep_without_results_says_how_to_get_them(sweep: Path, tmp_path: Path) -> None:

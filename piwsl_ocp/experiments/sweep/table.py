@@ -15,6 +15,7 @@ from rich.table import Table
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.compare import QUANTITIES, Run, Statistic
 from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.origins import Origin, origin_warnings
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.plan import read_grid
 from piwsl_ocp.experiments.tables import bordered_width, format_statistic, title_of, unit_of
@@ -35,12 +36,14 @@ class Point:
         runs: the finished ones, ordered by seed.
         planned: how many there are to be.
         problems: why finished runs are left out, one line each.
+        origins: code and data of each of the finished runs.
     """
 
     settings: Mapping[str, str]
     runs: tuple[Run, ...]
     planned: int
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...]
+    origins: tuple[Origin, ...]
 
     @property
     def unit(self) -> str:
@@ -86,8 +89,9 @@ def read_points(path: Path | str, root: Path | str) -> list[Point]:
 
 
 def notes(points: Sequence[Point]) -> list[str]:
-    """Return what to know of the results beside the numbers, one line each."""
-    return [problem for point in points for problem in point.problems]
+    """Return the runs that are left out, and in what code and data of the others differ."""
+    problems = [problem for point in points for problem in point.problems]
+    return [*problems, *origin_warnings(o for point in points for o in point.origins)]
 
 
 def terminal_table(points: Sequence[Point], width: int) -> Table:
@@ -122,25 +126,34 @@ def terminal_table(points: Sequence[Point], width: int) -> Table:
 
 def _point(settings: Mapping[str, str], planned: Sequence[Job]) -> Point:
     """Return a point with its finished runs; those whose results are damaged become problems."""
-    runs, problems = [], []
+    found: list[tuple[Run, Origin]] = []
+    problems = []
     for job in (job for job in planned if job.is_done):
         run = Run(RunFolder(Path(job.run_folder)))
         if not run.folder.has_result():
             continue
         try:
-            _require_readable(run)
+            found.append((run, _origin_of_readable(run, job.dataset_folder)))
         except UserError as error:
             problems.append(f"left out: {error}")
-            continue
-        runs.append(run)
-    runs.sort(key=lambda run: run.folder.seed)
-    return Point(settings, tuple(runs), len(planned), tuple(problems))
+    found.sort(key=lambda pair: pair[0].folder.seed)
+    runs, origins = zip(*found, strict=True) if found else ((), ())
+    return Point(settings, runs, len(planned), tuple(problems), origins)
 
 
-def _require_readable(run: Run) -> None:
-    """Raise a UserError if something of the table cannot be read from a run."""
-    run.folder.seed, run.values  # noqa: B018  (read configuration, results and log)
-    run.read("unit")
+def _origin_of_readable(run: Run, dataset_folder: str) -> Origin:
+    """Return the origin of a run.
+
+    Raises:
+        UserError: if something of the table cannot be read from the run.
+    """
+    _ = run.folder.seed, run.values, run.read("unit")
+    return Origin(
+        commit=str(run.folder.status.get("code", {}).get("commit", "unknown")),
+        data=dataset_folder,
+        train_data=run.read("training", "checksum"),
+        test_data=run.read("dataset", "checksum"),
+    )
 
 
 def _column(points: Sequence[Point], quantity: str, unit: str) -> list[str]:
@@ -154,15 +167,17 @@ def _column(points: Sequence[Point], quantity: str, unit: str) -> list[str]:
 
 
 def csv_text(points: Sequence[Point]) -> str:
-    """Return one line for each point: settings, seeds, means and standard deviations."""
+    """Return one line for each point: settings, seeds, means, standard deviations, origin."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     statistics = [f"{name}_{part}" for name in QUANTITIES for part in ("mean", "std")]
-    writer.writerow([*points[0].settings, "seeds", "planned", "unit", *statistics])
+    origin = ("commit", "train_data")
+    writer.writerow([*points[0].settings, "seeds", "planned", "unit", *statistics, *origin])
     for point in points:
         seeds = " ".join(str(run.folder.seed) for run in point.runs)
         found = [point.statistic(name) for name in QUANTITIES]
         values = [part for one in found for part in ((one.mean, one.std) if one else ("", ""))]
+        values += [" ".join(sorted({getattr(o, name) for o in point.origins})) for name in origin]
         writer.writerow([*point.settings.values(), seeds, point.planned, point.unit, *values])
     return buffer.getvalue()
 
