@@ -65,12 +65,12 @@ def run(
     on_interrupt: WhenInterrupted = None,
 ) -> None:
     """Make the runs of an experiment. What is finished is kept; the same command goes on."""
-    from piwsl_ocp.experiments.sweep.plan import read_experiment
+    from piwsl_ocp.experiments.sweep.plan import name_of, read_experiment
     from piwsl_ocp.experiments.sweep.run import run as run_sweep
 
     jobs = read_experiment(experiment, runs)
     if dry_run:
-        _show_plan(jobs)
+        _show_plan(name_of(experiment), jobs)
         return
     console.print(
         f"{len(jobs)} runs in {runs}, {sum(job.is_done for job in jobs)} of them finished"
@@ -96,18 +96,20 @@ def status(
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     """Show how far the runs are: state, step, remaining time, last validation metric."""
+    from piwsl_ocp.experiments.sweep.plan import name_of
     from piwsl_ocp.experiments.sweep.status import is_active, table
 
     look = _looker(what, runs)
+    title = "" if what.is_dir() else name_of(what)
     statuses, silence = look()
     if not watch:
-        console.print(table(statuses, silence))
+        console.print(table(statuses, title, silence))
         return
-    with Live(table(statuses, silence), console=console, auto_refresh=False) as live:
+    with Live(table(statuses, title, silence), console=console, auto_refresh=False) as live:
         while is_active(statuses):
             time.sleep(interval)
             statuses, silence = look()
-            live.update(table(statuses, silence), refresh=True)
+            live.update(table(statuses, title, silence), refresh=True)
 
 
 @app.command()
@@ -119,12 +121,13 @@ def table(
 ) -> None:
     """Show the results: a row for each point of the grid, mean and spread over the seeds."""
     from piwsl_ocp.atomic_file import require_absent, write_atomically
+    from piwsl_ocp.experiments.sweep.plan import name_of
     from piwsl_ocp.experiments.sweep.table import csv_text, notes, read_points, terminal_table
 
     if out is not None and not overwrite:
         require_absent(out)
     points = read_points(experiment, runs)
-    console.print(terminal_table(points, console.width))
+    console.print(terminal_table(points, console.width, name_of(experiment)))
     for note in notes(points):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if out is not None:
@@ -183,11 +186,11 @@ def say_how_to_go_on(launcher: LauncherName, what: str) -> None:
     )
 
 
-def _show_plan(jobs) -> None:
+def _show_plan(name: str, jobs) -> None:
     from piwsl_ocp.experiments.sweep.status import status_of_jobs, table
     from piwsl_ocp.ocp.config import check_config
 
-    console.print(table(status_of_jobs(jobs)))
+    console.print(table(status_of_jobs(jobs), name))
     for job in jobs:
         try:
             check_config(job.config)

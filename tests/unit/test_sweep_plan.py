@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from piwsl_ocp.datasets import ConversionOptions, convert
 from piwsl_ocp.errors import UserError
@@ -14,7 +16,7 @@ from piwsl_ocp.experiments.run_record import RunRecord
 from piwsl_ocp.experiments.sweep.plan import make_job, read_experiment, without_repetition
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.slurm_queue import JobState, parse
-from piwsl_ocp.experiments.sweep.status import status_of_folder, steps_done
+from piwsl_ocp.experiments.sweep.status import status_of_folder, steps_done, table
 from piwsl_ocp.ocp.config import check_config, configs_folder
 from tests.run_folders import make_run
 
@@ -201,6 +203,9 @@ def test_the_state_of_runs_is_read_from_their_folders(tmp_path: Path) -> None:
     assert found[0].step == found[0].steps == steps_done(tmp_path / "a") == 40
     assert math.isnan(found[0].seconds_left)
     assert found[0].metric > 0
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(found, "rates"))
+    assert "rates" in console.export_text().splitlines()[0]
     (tmp_path / "a" / "results" / "test.json").write_text('{"errors"')
     damaged = status_of_folder(tmp_path)[0]
     assert damaged.state == "damaged"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from piwsl_ocp.datasets import ConversionOptions, convert
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.experiments.sweep.plan import read_experiment
+from piwsl_ocp.experiments.sweep.plan import name_of, read_experiment
 from piwsl_ocp.experiments.sweep.table import csv_text, notes, read_points, terminal_table
 from tests.run_folders import make_run
 
@@ -58,8 +58,9 @@ def test_a_row_is_a_point_of_the_grid_with_the_mean_over_its_seeds(sweep: Path) 
 def test_the_terminal_and_the_csv_have_all_points(sweep: Path) -> None:
     points = read_points(sweep, sweep.parent / "runs")
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(terminal_table(points, console.width))
+    console.print(terminal_table(points, console.width, name_of(sweep)))
     text = console.export_text()
+    assert "rates" in text.splitlines()[0]
     assert "optim.lr_initial" in text and "config" not in text
     assert "1 of 2" in text and "5.00 ± 1.41" in text
     rows = list(csv.DictReader(io.StringIO(csv_text(points))))
@@ -70,7 +71,8 @@ def test_the_terminal_and_the_csv_have_all_points(sweep: Path) -> None:
 
 def test_a_narrow_terminal_shows_the_main_errors_uncut(sweep: Path) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_table(read_points(sweep, sweep.parent / "runs"), console.width))
+    points = read_points(sweep, sweep.parent / "runs")
+    console.print(terminal_table(points, console.width, "rates"))
     text = console.export_text()
     assert "…" not in text
     assert "5.00 ± 1.41" in text and "force" in text and "consistency" in text

@@ -30,7 +30,7 @@ class Experiment(BaseModel):
     """What the file of an experiment says.
 
     Args:
-        name: of the experiment.
+        name: of the experiment, the title of its tables.
         grid: values of each setting; every combination is one run. A setting is `config` (a
             configuration), `seed`, or the dotted key of a configuration.
         set: settings that are the same in every run.
@@ -69,6 +69,15 @@ class _NamingSettings(_Part):
     dataset: _Dataset = Field(default_factory=_Dataset)
     model: dict[str, Any] = Field(default_factory=dict)
     optim: _Optim = Field(default_factory=_Optim)
+
+
+def name_of(path: Path | str) -> str:
+    """Return the name that the file of an experiment gives it.
+
+    Raises:
+        UserError: for a mistake in the file.
+    """
+    return _read(Path(path)).name
 
 
 def read_experiment(path: Path | str, root: Path | str) -> list[Job]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -106,14 +107,15 @@ def run_folders(root: Path | str) -> list[Path]:
     ]
 
 
-def table(statuses: Sequence[RunStatus], note: str = "") -> Group:
+def table(statuses: Sequence[RunStatus], title: str = "", note: str = "") -> Group:
     """Return the states as a table for the terminal, with the notes below.
 
     Args:
         statuses: of the runs.
+        title: name of the experiment, where they are those of one.
         note: a last line about all of them.
     """
-    table = Table()
+    table = Table(title=escape(title) or None)
     table.add_column("run", overflow="fold")
     for name in ("state", "step", "left", "validation"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from piwsl_ocp.errors import UserError
@@ -94,12 +95,13 @@ def notes(points: Sequence[Point]) -> list[str]:
     return [*problems, *origin_warnings(o for point in points for o in point.origins)]
 
 
-def terminal_table(points: Sequence[Point], width: int) -> Table:
+def terminal_table(points: Sequence[Point], width: int, title: str) -> Table:
     """Return the results for a terminal, the most important ones where all are too wide.
 
     Args:
         points: of the grid.
         width: characters in a line of the terminal.
+        title: name of the experiment.
     """
     unit = next(point.unit for point in points if point.runs)
     names = [*points[0].settings]
@@ -112,7 +114,7 @@ def terminal_table(points: Sequence[Point], width: int) -> Table:
     if bordered_width([*folded, ["00 of 00"], *lines.values()]) > width:
         lines = {quantity: lines[quantity] for quantity in _MAIN_QUANTITIES}
         caption += " A wider terminal or --csv shows all."
-    table = Table(caption=caption, caption_justify="left")
+    table = Table(title=escape(title), caption=caption, caption_justify="left")
     for name in names:
         table.add_column(name, overflow="fold")
     table.add_column("runs", justify="right", no_wrap=True)
