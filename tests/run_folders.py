@@ -32,6 +32,7 @@ CONFIG: dict[str, Any] = {
 }
 
 STATUS: dict[str, Any] = {
+    "command": "piwsl resume elsewhere",
     "code": {"piwsl_ocp": "0.1.0", "commit": "0123456789abcdef0123", "torch": "2.13.0"},
     "started": "2026-01-02T03:04:05+00:00",
     "changed": "2026-01-02T03:05:05+00:00",

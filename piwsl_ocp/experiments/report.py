@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.experiments.compare import QUANTITIES, Comparison, Row, Run
 from piwsl_ocp.experiments.plots import COLOURS, BondFigure, bond_profiles, learning_curves
 from piwsl_ocp.experiments.tables import FOOTNOTE, cell, format_change, title_of, unit_of
+from piwsl_ocp.ocp.run_status import command_to_repeat
 
 #: Structure file in the lines of code where the experiment has none of its own.
 EXAMPLE_STRUCTURE = "molecule.xyz"
@@ -154,7 +154,6 @@ def _provenance(comparison: Comparison) -> list[tuple[str, object]]:
 
 def _run(run: Run) -> dict[str, Any]:
     status, path = run.folder.status, run.folder.path
-    repeat = f"piwsl train {shlex.quote(str(path / 'config.yml'))} --seed {run.folder.seed}"
     return {
         "path": path,
         "method": run.method.name,
@@ -165,5 +164,5 @@ def _run(run: Run) -> dict[str, Any]:
         "started": str(status.get("started", "unknown"))
         .replace("T", " ")
         .replace("+00:00", " UTC"),
-        "command": status.get("command", repeat),
+        "command": command_to_repeat(path, run.folder.config),
     }

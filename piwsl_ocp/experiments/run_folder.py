@@ -14,9 +14,8 @@ import pandas
 import yaml
 
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.ocp.run_status import read_status
+from piwsl_ocp.ocp.run_status import CONFIG_FILE, read_status
 
-CONFIG_FILE = "config.yml"
 METRICS_FILE = "logs/piwsl/metrics.jsonl"
 BEST_CHECKPOINT = "checkpoints/best_checkpoint.pt"
 

@@ -6,9 +6,7 @@ import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import logging
 import os
-import shlex
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -29,10 +27,9 @@ from piwsl_ocp.ocp.processes import run_ranks
 from piwsl_ocp.ocp.provenance import code_version
 from piwsl_ocp.ocp.ranks import Ranks
 from piwsl_ocp.ocp.run_lock import only_process
-from piwsl_ocp.ocp.run_status import is_finished, write_status
+from piwsl_ocp.ocp.run_status import CONFIG_FILE, command_to_repeat, is_finished, write_status
 from piwsl_ocp.ocp.state import read_checkpoint
 
-CONFIG_FILE = "config.yml"
 LOG_FILE = "logs/run.log"
 CHECKPOINT_FILE = "checkpoints/checkpoint.pt"
 
@@ -121,7 +118,7 @@ def _status_kept(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
     status = {
         "seed": config["seed"],
         "identifier": config["identifier"],
-        "command": shlex.join(sys.argv),
+        "command": command_to_repeat(folder, config),
         "code": code_version(),
         "process": {"host": socket.gethostname(), "pid": os.getpid()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 
+CONFIG_FILE = "config.yml"
 STATUS_FILE = "run.json"
 
 
@@ -48,6 +50,19 @@ def write_status(
     content = {**provenance, "started": before.get("started", now), "changed": now, "status": word}
     text = json.dumps({**content, **more}, indent=2) + "\n"
     write_atomically(Path(run_folder) / STATUS_FILE, lambda file: file.write(text.encode()))
+
+
+def command_to_repeat(run_folder: Path | str, config: Mapping[str, Any]) -> str:
+    """Return the command that makes a training once more, in a folder of its own.
+
+    Args:
+        run_folder: its run folder, which holds the whole configuration.
+        config: that configuration.
+    """
+    words = ["piwsl", "train", str(Path(run_folder) / CONFIG_FILE)]
+    if config.get("world_size", 1) > 1:
+        words += ["--processes", str(config["world_size"])]
+    return shlex.join(words)
 
 
 def is_finished(run_folder: Path | str) -> bool:

@@ -60,6 +60,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "interrupted"
     run.train({}, tmp_path / "parts", resume=True)
     check_equal(whole, tmp_path / "parts")
+    for folder in (whole, tmp_path / "parts"):
+        command = json.loads((folder / "run.json").read_text())["command"]
+        assert command == f"piwsl train {folder / 'config.yml'}"
 
 
 @pytest.mark.parametrize("stop", [3, 7, 13])

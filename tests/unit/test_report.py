@@ -15,7 +15,7 @@ from piwsl_ocp.evaluation.bond_scan import DISTANCES_ANGSTROM, BondProfile
 from piwsl_ocp.experiments.compare import Comparison, compare
 from piwsl_ocp.experiments.plots import BondFigure, as_svg
 from piwsl_ocp.experiments.report import snippet, write_report
-from tests.run_folders import make_run
+from tests.run_folders import STATUS, make_run
 
 #: Elements that have no end tag.
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -84,9 +84,10 @@ def test_the_page_holds_table_curves_bond_code_and_provenance(
     assert "4.20 ± 0.28" in page.text  # supervised energy RMSE of 4.0 and 4.4
     assert snippet(comparison.best.folder.best_checkpoint) in page.text
     for run in comparison.runs:
-        assert str(run.folder.path) in page.text
+        assert f"piwsl train '{run.folder.path}/config.yml'" in page.text
     for expected in ("0123456789ab", "b" * 64, "GFN2-xTB", "piwsl demo", "C–H bond of aspirin"):
         assert expected in page.text
+    assert STATUS["command"] not in page.text
     assert path.read_text().count("<svg") == 2
 
 
