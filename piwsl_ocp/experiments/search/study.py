@@ -123,7 +123,11 @@ def _create(plan: SearchPlan) -> optuna.Study:
 
 
 def _load(plan: SearchPlan) -> optuna.Study | None:
-    """Return the study of a search without writing anything; None if there is none."""
+    """Return the study of a search without writing anything; None if there is none.
+
+    Raises:
+        UserError: if its file is damaged.
+    """
     path = plan.folder / JOURNAL
     if not path.is_file() or not path.stat().st_size:
         return None
