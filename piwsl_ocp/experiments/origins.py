@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,22 +12,24 @@ class Origin:
     """Code and data of one run.
 
     Attributes:
-        commit: of the code; with `+changes` where that had been changed.
+        commit: of the code; digits after a `+` stand for changes that were not committed.
         data: name of the data set.
         train_data: checksum of the training split.
         test_data: checksum of the split it was evaluated on.
+        versions: of the package and its libraries.
     """
 
     commit: str
     data: str
     train_data: str
     test_data: str
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def short_commit(commit: str) -> str:
-    """Return the first digits of a commit, with a mark where the code had been changed."""
-    digits, plus, _ = commit.partition("+")
-    return digits[:9] + plus
+    """Return the first digits of a commit, and those of changes that were not committed."""
+    digits, plus, changes = commit.partition("+")
+    return digits[:9] + plus + changes[:4]
 
 
 def origin_warnings(origins: Iterable[Origin]) -> Iterator[str]:
@@ -37,10 +39,12 @@ def origin_warnings(origins: Iterable[Origin]) -> Iterator[str]:
         origins: one for each run.
     """
     origins = list(origins)
-    commits = Counter(short_commit(origin.commit) for origin in origins)
-    if len(commits) > 1:
-        counted = ", ".join(f"{commit} ({count} runs)" for commit, count in commits.items())
-        yield f"the runs come from different versions of the code: {counted}"
+    yield from _differing("the code", (short_commit(origin.commit) for origin in origins))
+    for name in {name: None for origin in origins for name in origin.versions}:
+        yield from _differing(name, (origin.versions.get(name, "unknown") for origin in origins))
+    changed = sum("+" in origin.commit for origin in origins)
+    if changed:
+        yield f"{changed} runs come from code with changes that were not committed"
     data: dict[str, set[str]] = {}
     for origin in origins:
         checksums = f"{origin.train_data[:8]}/{origin.test_data[:8]}"
@@ -48,3 +52,10 @@ def origin_warnings(origins: Iterable[Origin]) -> Iterator[str]:
     for name, checksums in data.items():
         if len(checksums) > 1:
             yield f"the runs on {name} saw different data: {', '.join(sorted(checksums))}"
+
+
+def _differing(what: str, versions: Iterable[str]) -> Iterator[str]:
+    counts = Counter(versions)
+    if len(counts) > 1:
+        counted = ", ".join(f"{version} ({count} runs)" for version, count in counts.items())
+        yield f"the runs come from different versions of {what}: {counted}"

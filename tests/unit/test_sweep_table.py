@@ -134,17 +134,19 @@ def test_runs_of_different_code_or_data_are_told(sweep: Path) -> None:
     runs = sweep.parent / "runs"
     assert notes(read_points(sweep, runs)) == []
     first, second, _, _ = (Path(job.run_folder) for job in read_experiment(sweep, runs))
-    change(first / "run.json", "code", "commit", value="deadbeefdeadbeef+changes")
+    change(first / "run.json", "code", "commit", value="deadbeefdeadbeef+12345678")
     change(second / "results" / "test.json", "training", "checksum", value="c" * 64)
     points = read_points(sweep, runs)
-    code, data = notes(points)
+    code, changed, data = notes(points)
     assert code == (
-        "the runs come from different versions of the code: deadbeefd+ (1 runs), 012345678 (2 runs)"
+        "the runs come from different versions of the code: deadbeefd+1234 (1 runs), 012345678 "
+        "(2 runs)"
     )
+    assert changed == "1 runs come from code with changes that were not committed"
     assert "aspirin saw different data: bbbbbbbb/aaaaaaaa, cccccccc/aaaaaaaa" in data
     rows = list(csv.DictReader(io.StringIO(csv_text(points))))
     assert [row["commit"] for row in rows] == [
-        "0123456789abcdef0123 deadbeefdeadbeef+changes",
+        "0123456789abcdef0123 deadbeefdeadbeef+12345678",
         "0123456789abcdef0123",
     ]
     assert [row["train_data"] for row in rows] == [f"{'b' * 64} {'c' * 64}", "b" * 64]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.compare import Statistic
+from piwsl_ocp.experiments.origins import Origin, origin_warnings, short_commit
 from piwsl_ocp.experiments.reproduction.published import BASELINE, Cell, PaperTable, Printed
 from piwsl_ocp.experiments.reproduction.result import RunResult
 from piwsl_ocp.experiments.reproduction.results import Results
@@ -99,7 +99,7 @@ class FilledCell:
         """Code, training data and configuration of its runs, in short."""
         if not self.runs:
             return ""
-        commits = sorted({short_commit(run) for run in self.runs})
+        commits = sorted({short_commit(run.provenance.commit) for run in self.runs})
         data = sorted({f"{run.data} {run.provenance.train_data[:8]}" for run in self.runs})
         return "; ".join([", ".join(commits), ", ".join(data), self.configuration[:8]])
 
@@ -173,12 +173,6 @@ def effect(gain: float) -> int:
     return 0 if abs(gain) < NO_EFFECT else int(math.copysign(1, gain))
 
 
-def short_commit(run: RunResult | StepRound) -> str:
-    """Return the first digits of a run's commit, and those of changes that were not committed."""
-    commit, plus, changes = run.provenance.commit.partition("+")
-    return commit[:9] + plus + changes[:4]
-
-
 def _look_up(
     cell: Cell, table: PaperTable, scale: Scale, results: Results, seeds: int
 ) -> FilledCell:
@@ -236,32 +230,21 @@ def _statistic(values: Sequence[float]) -> Statistic | None:
 def _warnings(cells: Sequence[FilledCell]) -> Iterator[str]:
     """Say in what the runs of a table differ that should be the same."""
     runs = {run.run: run for cell in cells for run in cell.runs}.values()
-    yield from _differing("the code", (short_commit(run) for run in runs))
-    libraries = {name: None for run in runs for name in run.provenance.versions}
-    for name in libraries:
-        yield from _differing(name, (run.provenance.versions.get(name, "?") for run in runs))
-    changed = sum("+" in run.provenance.commit for run in runs)
-    if changed:
-        yield f"{changed} runs come from code with changes that were not committed"
-    data: dict[str, set[str]] = {}
-    for run in runs:
-        checksums = f"{run.provenance.train_data[:8]}/{run.provenance.test_data[:8]}"
-        data.setdefault(run.data, set()).add(checksums)
-    for name, checksums in data.items():
-        if len(checksums) > 1:
-            yield f"the runs on {name} saw different data: {', '.join(sorted(checksums))}"
+    yield from origin_warnings(
+        Origin(
+            commit=run.provenance.commit,
+            data=run.data,
+            train_data=run.provenance.train_data,
+            test_data=run.provenance.test_data,
+            versions=run.provenance.versions,
+        )
+        for run in runs
+    )
     rows: dict[str, list[FilledCell]] = {}
     for cell in cells:
         rows.setdefault(cell.cell.row, []).append(cell)
     for row, members in rows.items():
         yield from (f"row {row}: {text}" for text in _row_warnings(members))
-
-
-def _differing(what: str, versions: Iterable[str]) -> Iterator[str]:
-    counts = Counter(versions)
-    if len(counts) > 1:
-        counted = ", ".join(f"{version} ({count} runs)" for version, count in counts.items())
-        yield f"the runs come from different versions of {what}: {counted}"
 
 
 def _row_warnings(cells: Sequence[FilledCell]) -> Iterator[str]:

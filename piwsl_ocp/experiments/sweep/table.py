@@ -150,11 +150,13 @@ def _origin_of_readable(run: Run, dataset_folder: str) -> Origin:
         UserError: if something of the table cannot be read from the run.
     """
     _ = run.folder.seed, run.values, run.read("unit")
+    versions = {name: str(value) for name, value in run.folder.status.get("code", {}).items()}
     return Origin(
-        commit=str(run.folder.status.get("code", {}).get("commit", "unknown")),
+        commit=versions.pop("commit", "unknown"),
         data=dataset_folder,
         train_data=run.read("training", "checksum"),
         test_data=run.read("dataset", "checksum"),
+        versions=versions,
     )
 
 
