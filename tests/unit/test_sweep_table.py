@@ -17,6 +17,7 @@ from piwsl_ocp.datasets import ConversionOptions, convert
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.sweep.plan import name_of, read_experiment
 from piwsl_ocp.experiments.sweep.table import csv_text, notes, read_points, terminal_table
+from piwsl_ocp.ocp.config import configs_folder
 from tests.run_folders import make_run
 
 CONFIG = "experiments/embedded_aspirin/painn_supervised.yml"
@@ -53,6 +54,20 @@ def test_a_row_is_a_point_of_the_grid_with_the_mean_over_its_seeds(sweep: Path) 
     assert (error.mean, error.std) == (pytest.approx(5.0), pytest.approx(math.sqrt(2)))
     assert (len(second.runs), second.planned) == (1, 2)
     assert second.statistic("energy_rmse").mean == pytest.approx(8.0)
+
+
+def test_configurations_of_one_file_name_are_two_points(sweep: Path) -> None:
+    experiment = yaml.safe_load(sweep.read_text())
+    configs = [sweep.parent / folder / "same.yml" for folder in ("first", "second")]
+    for config, rate in zip(configs, (0.001, 0.002), strict=True):
+        config.parent.mkdir()
+        content = {"includes": [str(configs_folder() / CONFIG)], "optim": {"lr_initial": rate}}
+        config.write_text(yaml.safe_dump(content))
+    experiment["grid"] = {"config": [str(config) for config in configs], "seed": [0, 1]}
+    sweep.write_text(yaml.safe_dump(experiment))
+    points = read_points(sweep, sweep.parent / "runs")
+    assert [point.settings for point in points] == [{"config": str(c)} for c in configs]
+    assert [(len(point.runs), point.planned) for point in points] == [(2, 2), (1, 2)]
 
 
 def test_the_terminal_and_the_csv_have_all_points(sweep: Path) -> None:

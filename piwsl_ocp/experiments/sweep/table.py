@@ -67,13 +67,13 @@ def read_points(path: Path | str, root: Path | str) -> list[Point]:
         UserError: for a mistake in the file, or where no run is finished, or none can be read.
     """
     grid = read_grid(path, root)
-    varying = _varying([settings for settings, _ in grid])
+    labels = _labels([settings for settings, _ in grid])
     jobs: dict[tuple[str, ...], dict[str, Job]] = {}
     for settings, job in grid:
-        names = tuple(_as_text(name, settings[name]) for name in varying)
+        names = tuple(texts[_whole(settings[name])] for name, texts in labels.items())
         jobs.setdefault(names, {})[job.run_folder] = job
     points = [
-        _point(dict(zip(varying, names, strict=True)), [*planned.values()])
+        _point(dict(zip(labels, names, strict=True)), [*planned.values()])
         for names, planned in jobs.items()
     ]
     if not any(point.runs for point in points):
@@ -186,20 +186,29 @@ def csv_text(points: Sequence[Point]) -> str:
     return buffer.getvalue()
 
 
-def _varying(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the settings that differ between points, but for the seed."""
-    return [
-        name
-        for name in points[0]
-        if name != "seed" and any(point[name] != points[0][name] for point in points)
-    ]
+def _labels(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return a label of each value of the settings that differ between points, but for the seed.
+
+    It is short where the short ones tell all values of the setting apart.
+    """
+    labels = {}
+    for name in (name for name in points[0] if name != "seed"):
+        short = {_whole(point[name]): _short(name, point[name]) for point in points}
+        if len(short) > 1:
+            distinct = len(set(short.values())) == len(short)
+            labels[name] = short if distinct else {whole: whole for whole in short}
+    return labels
 
 
-def _as_text(name: str, value: Any) -> str:
+def _short(name: str, value: Any) -> str:
     if name == "config":
         return Path(value).stem
     if name == "dataset" and "train" in value:
         return Path(value["train"]["src"]).parent.parent.name
+    return _whole(value)
+
+
+def _whole(value: Any) -> str:
     if isinstance(value, dict | list):
         return yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
     return str(value)
