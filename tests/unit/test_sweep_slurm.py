@@ -197,7 +197,7 @@ def test_a_job_that_was_given_the_number_of_another_is_left_alone(
     jobs = make_jobs(tmp_path, 2)
     SlurmLauncher(SlurmProfile()).submit(jobs)
     before = RunRecord(jobs[0].run_folder).slurm_job
-    answer_queue(queue, before, "/home/me/a | b.sh")
+    answer_queue(queue, before, str(tmp_path / "elsewhere" / "a | b.sh"))
     assert cancel_runs([jobs[0].run_folder]) == 0
     assert states_of_runs([jobs[0].run_folder]) == {}
     assert queue.calls("scancel") == queue.calls("sacct") == []
