@@ -154,10 +154,24 @@ def _launch(config: dict[str, Any], processes: int, ranks: Ranks | None, quiet: 
         run_configuration(config)
         return
     if processes == 1:
-        distutils.setup_env_local()
-        run_configuration(config)
+        with _only_rank():
+            run_configuration(config)
         return
     run_ranks(partial(_run_logged, quiet=quiet), config, processes)
+
+
+@contextmanager
+def _only_rank() -> Iterator[None]:
+    """Be the only rank for the time of a block; processes started later find no trace of it."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    distutils.setup_env_local()
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def _resumed_config(folder: Path) -> dict[str, Any]:

@@ -38,6 +38,18 @@ def check_equal(whole: Path, parts: Path) -> None:
             assert torch.equal(expected[key], found[key]), (name, key)
 
 
+def test_a_training_leaves_its_address_and_port_to_nobody(
+    ethanol: Path, tmp_path: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that are started later must not take its address and port for theirs."""
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    for name in ("MASTER_ADDR", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    trained(ethanol, tmp_path / "run", {"optim.max_steps": 1})
+    assert os.environ["MASTER_PORT"] == "1234"
+    assert not {"MASTER_ADDR", "RANK", "LOCAL_RANK"} & os.environ.keys()
+
+
 @pytest.mark.parametrize("stop", [6, 7, 11])
 def test_a_resumed_training_equals_an_uninterrupted_one(
     ethanol: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import yaml
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.evaluate import evaluate
 from piwsl_ocp.experiments.job import Job
-from piwsl_ocp.experiments.run_record import RunRecord
+from piwsl_ocp.experiments.run_record import Failure, RunRecord
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher, cancel_runs, states_of_runs
@@ -55,6 +56,12 @@ def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
     return jobs
 
 
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("", 0)) as server:
+        yield server.getsockname()[1]
+
+
 def one(root: Path, data: Path, seed: int, **settings: object) -> list[Job]:
     grid = {"config": methods("piwsl"), "seed": [seed]}
     return plan(root, data, grid, **{**LONG, **settings})
@@ -78,9 +85,12 @@ class Provoked(SlurmLauncher):
             event()
         return super().ended()
 
-    def __exit__(self, kind, error, traceback) -> None:
-        super().__exit__(kind, error, traceback)
-        assert kind is not None or all(event.done for event in self.events)
+
+def make_despite(jobs: list[Job], *events, profile: SlurmProfile = PROFILE) -> dict[str, Failure]:
+    """Make runs during whose work something happens, check that it did, and return failures."""
+    failures = dict(make(jobs, Provoked(*events, profile=profile)).failures)
+    assert all(event.done for event in events), failures
+    return failures
 
 
 def test_a_preempted_run_goes_on_to_the_same_result(
@@ -88,7 +98,7 @@ def test_a_preempted_run_goes_on_to_the_same_result(
 ) -> None:
     jobs = one(tmp_path, data, 0)
     event = once_at_step(jobs[0], 5, slurm.preempt)
-    assert make(jobs, Provoked(event)).is_complete
+    assert not make_despite(jobs, event)
     assert restarts(number(jobs[0])) == 1
     assert result(jobs[0]) == result(local[0])
 
@@ -101,7 +111,7 @@ def test_a_run_at_its_time_limit_goes_on_to_the_same_result(
     def warn() -> None:
         ask("scancel", "--signal=USR2", number(jobs[0]))
 
-    assert make(jobs, Provoked(once_at_step(jobs[0], 5, warn))).is_complete
+    assert not make_despite(jobs, once_at_step(jobs[0], 5, warn))
     assert restarts(number(jobs[0])) == 1
     assert result(jobs[0]) == result(local[1])
 
@@ -117,12 +127,16 @@ def test_runs_survive_the_failure_of_their_node_and_a_requeue(
     fail = once_at_step(jobs[0], 15, slurm.fail)
     ended = once_at_step(jobs[0], 35, end)
     requeue = once_at_step(jobs[0], 70, lambda: ask("scontrol", "requeue", number(jobs[0])))
-    assert make(jobs, Provoked(fail, ended, requeue)).is_complete
+    assert not make_despite(jobs, fail, ended, requeue)
     assert restarts(number(jobs[0])) == 3
     assert result(jobs[0]) == result(local[2])
 
 
-def test_two_tasks_train_as_two_processes_do(slurm: Cluster, data: Path, tmp_path: Path) -> None:
+def test_two_tasks_train_as_two_processes_do(
+    slurm: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken_port: int
+) -> None:
+    """They choose a port of their own, whatever this process was given."""
+    monkeypatch.setenv("MASTER_PORT", str(taken_port))
     jobs = one(tmp_path, data, 0)
     profile = PROFILE.model_copy(update={"tasks_per_node": 2})
 
@@ -130,7 +144,7 @@ def test_two_tasks_train_as_two_processes_do(slurm: Cluster, data: Path, tmp_pat
         ask("scancel", "--signal=USR2", number(jobs[0]))
 
     warned = once_at_step(jobs[0], 5, warn)
-    assert make(jobs, Provoked(warned, profile=profile)).is_complete
+    assert not make_despite(jobs, warned, profile=profile)
     assert restarts(number(jobs[0])) == 1
     expected = run.train(jobs[0].config, tmp_path / "expected", processes=2)
     found = result(jobs[0])
@@ -146,8 +160,8 @@ def test_failures_and_cancelled_jobs_are_told_and_leave_the_others_alone(
     grid = {"config": methods("piwsl"), "seed": [2, 3], "model.cutoff": [5.0, 0]}
     good, bad, cancelled, bad_too = jobs = plan(tmp_path, data, grid, **LONG)
     stop = once_at_step(cancelled, 5, lambda: cancel_runs([cancelled.run_folder]))
-    outcome = make(jobs, Provoked(stop))
-    reasons = {name: failure.reason for name, failure in outcome.failures.items()}
+    failures = make_despite(jobs, stop)
+    reasons = {name: failure.reason for name, failure in failures.items()}
     assert reasons.keys() == {bad.run_folder, bad_too.run_folder, cancelled.run_folder}
     assert reasons[bad.run_folder] == "model.cutoff: found 0, expected a number above 0"
     assert reasons[cancelled.run_folder].startswith("it was cancelled (SLURM job ")

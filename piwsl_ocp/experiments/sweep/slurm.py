@@ -170,7 +170,8 @@ class SlurmLauncher:
             parameters["slurm_additional_parameters"] = more
         executor.update_parameters(
             name="piwsl",
-            slurm_setup=[*self.profile.setup, *exports],
+            # where this process has a port, every job would have the same one
+            slurm_setup=["unset MASTER_PORT", *self.profile.setup, *exports],
             slurm_srun_args=["--kill-on-bad-exit=1"],
             **parameters,
         )
