@@ -170,7 +170,7 @@ class SlurmLauncher:
             parameters["slurm_additional_parameters"] = more
         executor.update_parameters(
             name="piwsl",
-            # where this process has a port, every job would have the same one
+            # submitit would give every job the port that this process was given
             slurm_setup=["unset MASTER_PORT", *self.profile.setup, *exports],
             slurm_srun_args=["--kill-on-bad-exit=1"],
             **parameters,
