@@ -84,7 +84,7 @@ def reproduce(
         raise UserError("name a table, such as 1 or A4, or all; --list shows what there is")
     tables = select("all" if table is None else table)
     if list_:
-        console.print(overview(tables, results))
+        console.print(overview(tables, results, seeds, model or ()))
         return
     folders = Folders(runs, results, data, data_source)
     reproduction = Reproduction(

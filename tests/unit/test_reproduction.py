@@ -712,6 +712,26 @@ def test_the_command_lists_tables_with_runs_and_costs(kept: Path) -> None:
     assert "5/10" in line and "8/10" in line
 
 
+@pytest.mark.usefixtures("wide")
+def test_the_list_counts_the_asked_models_and_seeds_alone(kept: Path) -> None:
+    arguments = ["reproduce", "1", "--list", "--results", str(kept), "--model", "painn"]
+    call = CliRunner().invoke(build(), [*arguments, "--seeds", "1"])
+    assert call.exit_code == 0, call.output
+    whole, part = plan(select("1"), CPU), plan(select("1"), CPU, 1).of_models(["painn"])
+    assert part.cells == sum(cell.settings.model == "painn" for cell in select("1")[0].cells)
+    assert 0 < part.runnable < whole.runnable < whole.cells
+    line = next(line for line in call.output.splitlines() if "all, each run once" in line)
+    assert f"{part.runnable}/{part.cells}" in line
+    assert f"/{len(part.wanted)}│" in line.replace(" ", "")
+
+
+def test_models_that_a_table_does_not_train_are_told() -> None:
+    arguments = ["reproduce", "A13", "--model", "escn", "--dry-run"]
+    call = CliRunner().invoke(build(), arguments)
+    assert isinstance(call.exception, UserError)
+    assert str(call.exception) == "nothing to run with escn here at this scale"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

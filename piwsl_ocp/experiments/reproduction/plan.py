@@ -66,7 +66,7 @@ class Plan:
             models: of the paper, such as `painn`; each in both force modes.
 
         Raises:
-            UserError: if a model is unknown, or there is nothing to run with it.
+            UserError: if a model is unknown.
         """
         for model in models:
             expect_choice("model", model, MODELS)
@@ -74,9 +74,22 @@ class Plan:
             return self
         wanted = tuple(w for w in self.wanted if _paper_model(w.training) in models)
         timed = tuple(row for row in self.timed if _paper_model(row[0]) in models)
-        if (self.wanted or self.timed) and not (wanted or timed):
-            raise UserError(f"nothing to run with {' or '.join(models)} here at this scale")
-        return replace(self, wanted=wanted, timed=timed)
+        left_out = {
+            reason: there
+            for reason, cells in self.left_out.items()
+            if (there := [cell for cell in cells if cell.settings.model in models])
+        }
+        return replace(self, wanted=wanted, timed=timed, left_out=left_out)
+
+    @property
+    def runnable(self) -> int:
+        """Number of cells that can be run at the scale."""
+        return sum(len(w.cells) for w in self.wanted) + sum(map(len, self.timed))
+
+    @property
+    def cells(self) -> int:
+        """Number of all cells."""
+        return self.runnable + sum(map(len, self.left_out.values()))
 
     @property
     def runs(self) -> int:

@@ -22,14 +22,12 @@ from piwsl_ocp.experiments.reproduction.results import (
     read_all,
     require_writable,
 )
-from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale
+from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale, scale_names
 from piwsl_ocp.experiments.reproduction.step_times import measure, times_file, times_name
 from piwsl_ocp.experiments.reproduction.step_times import write as write_times
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.run import Launcher
 from piwsl_ocp.experiments.sweep.run import run as sweep
-
-SCALES = ("cpu", "paper")
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,9 @@ class Reproduction:
         seeds: runs of each training, that of the scale by default.
         models: train these alone; all by default.
         missing_only: leave runs alone that have a kept result, with or without a run folder.
+
+    Raises:
+        UserError: if a model is unknown, or none of its cells can be run.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Reproduction:
         self.console = console
         self.missing_only = missing_only
         self.plan: Plan = plan(tables, scale, seeds).of_models(models)
+        if models and not self.plan.runnable:
+            raise UserError(f"nothing to run with {' or '.join(models)} here at this scale")
 
     def show_jobs(self) -> None:
         """Print every run, whether it is there, and what cannot be run or lacks its data."""
@@ -171,8 +174,23 @@ def collect_if_there(folders: Folders) -> list[str]:
     return collect(folders.runs, folders.results) if folders.runs.is_dir() else []
 
 
-def overview(tables: Sequence[PaperTable], results: Path) -> Table:
-    """Return a table of tables: cells, runs, what is finished, and the cost of the rest."""
+def overview(
+    tables: Sequence[PaperTable],
+    results: Path,
+    seeds: int | None = None,
+    models: Sequence[str] = (),
+) -> Table:
+    """Return a table of tables: cells, runs, what is finished, and the cost of the rest.
+
+    Args:
+        tables: of the paper.
+        results: folder of the kept results.
+        seeds: runs of each training, those of each scale by default.
+        models: count these alone; all by default.
+
+    Raises:
+        UserError: if a model is unknown.
+    """
     shown = Table(
         title="The tables of the paper",
         caption=(
@@ -185,30 +203,31 @@ def overview(tables: Sequence[PaperTable], results: Path) -> Table:
         padding=(0, 0, 0, 1),
     )
     shown.add_column("table", no_wrap=True, ratio=1)
-    for name in SCALES:
+    for name in scale_names():
         for heading in (f"{name}\ncells", "runs", "cost"):
             shown.add_column(heading, justify="right", no_wrap=True)
-    at_scale = [(find_scale(name), read_all(results, name)) for name in SCALES]
+    at_scale = [(find_scale(name), read_all(results, name)) for name in scale_names()]
+
+    def columns(some: Sequence[PaperTable]) -> list[str]:
+        plans = [(plan(some, scale, seeds).of_models(models), found) for scale, found in at_scale]
+        return [text for needed, found in plans for text in _summary(needed, found)]
+
     for table in tables:
-        columns = [text for scale, found in at_scale for text in _summary([table], scale, found)]
-        shown.add_row(table.short_heading, *columns)
-    columns = [text for scale, found in at_scale for text in _summary(tables, scale, found)]
+        shown.add_row(table.short_heading, *columns([table]))
     shown.add_section()
-    shown.add_row("all, each run once", *columns)
+    shown.add_row("all, each run once", *columns(tables))
     return shown
 
 
-def _summary(tables: Sequence[PaperTable], scale: Scale, results: Results) -> list[str]:
-    needed = plan(tables, scale)
-    cells = sum(len(table.cells) for table in tables)
-    runnable = sum(len(w.cells) for w in needed.wanted) + sum(map(len, needed.timed))
-    if not runnable:
-        return [f"0/{cells}", "–", "–"]
+def _summary(needed: Plan, results: Results) -> list[str]:
+    if not needed.runnable:
+        return [f"0/{needed.cells}", "–", "–"]
     seconds, guesses = needed.seconds(results)
     kinds = len(needed.wanted) + len(needed.timed)
     mark = "" if not guesses else "~" if guesses == kinds else "*"
     done = f"{needed.finished(results)}/{needed.runs}"
-    return [f"{runnable}/{cells}", done, f"{mark}{duration(seconds)}" if seconds else "done"]
+    cost = f"{mark}{duration(seconds)}" if seconds else "done"
+    return [f"{needed.runnable}/{needed.cells}", done, cost]
 
 
 def _state(job: Job) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -170,6 +171,11 @@ class DatasetRecipe:
         convert(self.kind, files, data / self.folder, self.options, report=report)
 
 
+def scale_names() -> list[str]:
+    """Return the names of all scales."""
+    return sorted(_all_scales())
+
+
 @cache
 def find_scale(name: str) -> Scale:
     """Return a scale by name.
@@ -177,7 +183,7 @@ def find_scale(name: str) -> Scale:
     Raises:
         UserError: if there is none.
     """
-    scales = yaml.safe_load((configs_folder() / SCALES_FILE).read_text())
+    scales = _all_scales()
     if name not in scales:
         raise UserError(f"unknown scale '{name}'{nearest(name, scales)}")
     return Scale(name=name, **scales[name])
@@ -225,6 +231,11 @@ def too_few_structures(settings: Settings, scale: Scale) -> str | None:
         f"N = {number}: the sample holds {source.structures} structures, {kept} of them for "
         "validation and test"
     )
+
+
+@cache
+def _all_scales() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((configs_folder() / SCALES_FILE).read_text())
 
 
 def _only(folder: Path, pattern: str) -> Path:
