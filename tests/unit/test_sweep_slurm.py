@@ -89,13 +89,15 @@ def numbers(jobs: list[Job]) -> list[str | None]:
 
 
 def answer_partitions(slurm: FakeSlurm, partitions: str = PARTITIONS) -> None:
-    """Let sinfo name partitions, and a node of 8 and one of 16 cores."""
+    """Let sinfo name partitions, a hidden one with --all, and a node of 8 and one of 16 cores."""
     slurm.script(
-        "sinfo", f"case $* in *%P*) printf '{partitions}' ;; *) printf '8\\n16+\\n' ;; esac"
+        "sinfo",
+        f"case $* in *--all*%P*) printf '{partitions}hidden\\n' ;; *%P*) printf '{partitions}' ;; "
+        "*) printf '8\\n16+\\n' ;; esac",
     )
 
 
-@pytest.mark.parametrize("partition", [None, "gpu", "gpu,long"])
+@pytest.mark.parametrize("partition", [None, "gpu", "gpu,long", "hidden"])
 def test_partitions_that_slurm_accepts_are_accepted(
     slurm: FakeSlurm, partition: str | None
 ) -> None:
@@ -107,11 +109,16 @@ def test_partitions_that_slurm_accepts_are_accepted(
 @pytest.mark.parametrize(
     ("partition", "partitions", "message"),
     [
-        ("gpu,lang", PARTITIONS, "SLURM has no partition 'lang': use one of normal, gpu, long"),
+        (
+            "gpu,lang",
+            PARTITIONS,
+            "SLURM has no partition 'lang': use one of normal, gpu, long, hidden",
+        ),
         (
             None,
             "gpu\nlong\n",
-            "SLURM has no default partition: set `partition` in the profile, one of gpu, long",
+            "SLURM has no default partition: set `partition` in the profile, one of gpu, long, "
+            "hidden",
         ),
         (
             "gpu,long",

@@ -142,7 +142,9 @@ def check_fits(partition: str | None, cores: int) -> None:
         UserError: if there is no such partition, or none of its nodes has so many cores.
         SlurmSilent: if SLURM does not answer.
     """
-    partitions = [name.strip() for name in _ask("sinfo", "--noheader", "-o", "%P").splitlines()]
+    # --all: hidden partitions take jobs too; whether the user may use one is for sbatch to say.
+    ask = ("sinfo", "--all", "--noheader")
+    partitions = [name.strip() for name in _ask(*ask, "-o", "%P").splitlines()]
     names = [name.rstrip("*") for name in partitions]
     if partition is None:
         partition = next((name.rstrip("*") for name in partitions if name.endswith("*")), None)
@@ -154,7 +156,7 @@ def check_fits(partition: str | None, cores: int) -> None:
     for name in partition.split(","):
         if name not in names:
             raise UserError(f"SLURM has no partition '{name}': use one of {', '.join(names)}")
-    nodes = _ask("sinfo", "--noheader", "--Node", f"--partition={partition}", "-o", "%c")
+    nodes = _ask(*ask, "--Node", f"--partition={partition}", "-o", "%c")
     largest = max((int(count.strip().rstrip("+")) for count in nodes.split()), default=0)
     if cores > largest:
         raise UserError(
