@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -164,11 +163,15 @@ def _disk(folder: Path) -> str:
 
 
 def _embedded_data(folder: Path) -> str:
-    present = {p.name for p in (resources.files("piwsl_ocp.datasets") / "embedded").iterdir()}
-    missing = {"aspirin.npz", "ethanol.npz", "molecules.h5", "provenance.json"} - present
+    from piwsl_ocp.datasets.sources.embedded import FILES, FOLDER
+    from piwsl_ocp.evaluation.aspirin_scan import SCAN_FILE
+
+    shipped = [FOLDER / entry.file_name for entry in FILES.values()]
+    shipped += [SCAN_FILE, FOLDER / "provenance.json"]
+    missing = [path.name for path in shipped if not path.is_file()]
     if missing:
-        raise FileNotFoundError(f"missing: {', '.join(sorted(missing))}")
-    return f"{len(present)} files"
+        raise FileNotFoundError(f"missing: {', '.join(missing)}")
+    return f"{len(shipped)} files"
 
 
 CHECKS = (
@@ -226,15 +229,3 @@ def attempt(check: Check) -> Finding:
         return Finding(check.name, "absent", lines[0], check.remedy)
     return Finding(check.name, "failed", f"{kind}: {lines[0]}"[:300], check.remedy)
 
-
-def examine(checks: tuple[Check, ...] = CHECKS) -> Iterator[Finding]:
-    """Run the checks one after the other.
-
-    Args:
-        checks: what to try.
-
-    Yields:
-        What came of each, as soon as it is known.
-    """
-    for check in checks:
-        yield attempt(check)

@@ -64,7 +64,11 @@ References = Annotated[
     typer.Option(help="Energies taken off: atomic, least_squares (fitted on training), none."),
 ]
 Property = Annotated[
-    str | None, typer.Option("--property", help="ANI-1x: which label. Default: wb97x_dz.")
+    str | None,
+    typer.Option(
+        "--property",
+        help="Which label. ani1x: wb97x_dz by default; ase: REF takes REF_energy and REF_forces.",
+    ),
 ]
 LevelOfTheory = Annotated[
     str | None, typer.Option(help="Method behind the labels, for the record.")

@@ -14,11 +14,16 @@ from ase.data import chemical_symbols
 from piwsl_ocp.datasets.checksums import file_facts
 from piwsl_ocp.datasets.info import INDICES_FILE, INFO_FILE, DatasetInfo, SplitInfo
 from piwsl_ocp.datasets.progress import track
-from piwsl_ocp.datasets.references import FITTED, REFERENCES, ReferenceQuestion
+from piwsl_ocp.datasets.references import (
+    FITTED,
+    REFERENCES,
+    ReferenceQuestion,
+    are_determined,
+)
 from piwsl_ocp.datasets.sources import SOURCES, ReadOptions, Source
 from piwsl_ocp.datasets.splits import SPLITS, Split, SplitRequest, choose
 from piwsl_ocp.datasets.staging import check_replaceable, staged_folder
-from piwsl_ocp.datasets.survey import Acceptance, Survey, survey
+from piwsl_ocp.datasets.survey import Acceptance, Survey, formula, survey
 from piwsl_ocp.datasets.writing import Recipe, write_splits
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.units import energy_factor
@@ -97,6 +102,7 @@ def convert(
         "name": options.name,
         "source": source.name,
         "files": tuple(file_facts(paths)),
+        "level_of_theory": options.level_of_theory,
         "conversion": _conversion_facts(options, request),
     }
     existing = _existing(out, facts, options.overwrite)
@@ -145,6 +151,11 @@ def _settled(
     """Return source and options with every None replaced that has a default."""
     energy_factor(options.unit, options.read.energy_unit or "eV")
     label = options.read.property or source.property
+    if label is not None and not source.has_properties:
+        raise UserError(
+            f"--property {label}: the layout of '{source.name}' has one energy and one set of "
+            "forces: leave the option out"
+        )
     if label != source.property:
         # The facts of the table hold for its own label only.
         fitted = FITTED if source.references == "atomic" else source.references
@@ -250,7 +261,6 @@ def _info(
 ) -> DatasetInfo:
     return DatasetInfo(
         **facts,
-        level_of_theory=str(options.level_of_theory),
         unit=options.unit,
         reference_kind=str(options.references),
         references=dict(recipe.references),
@@ -272,10 +282,30 @@ def _messages(
     """Yield what the user should know before the records are written."""
     for reason, number in found.dropped.items():
         yield f"{number} of {found.read} structures left out: {reason}"
+    for note, number in found.notes.items():
+        yield f"{number} of {found.read} structures: {note}"
     yield from split.messages
+    if options.references == FITTED:
+        yield from _reference_messages(found, split, recipe)
+
+
+def _reference_messages(found: Survey, split: Split, recipe: Recipe) -> Iterator[str]:
+    """Yield what fitted reference energies do not cover."""
     unseen = [chemical_symbols[z] for z in found.elements if int(z) not in recipe.references]
-    if unseen and options.references == FITTED:
+    if unseen:
         yield (
             f"{', '.join(unseen)} do not occur in training: no reference energy could be fitted; "
             "choose a larger --n-train or another --split-seed"
+        )
+    known = list(recipe.references)
+    training = found.compositions(split.train)
+    others = found.compositions(np.concatenate([split.val, split.test]))
+    others = others[others.sum(axis=1) == others[:, known].sum(axis=1)]
+    outside = others[~are_determined(training, others)]
+    if len(outside):
+        yield (
+            f"{len(outside)} structures of validation and test, such as "
+            f"{formula(outside[0])}, are no combination of training compositions: their reference "
+            "energy is a guess, and errors of energies mean little; leave them out, or choose a "
+            "larger --n-train or another --split-seed"
         )

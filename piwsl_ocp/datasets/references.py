@@ -13,6 +13,9 @@ from piwsl_ocp.datasets.sources.source import Source
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.units import energy_factor
 
+#: Relative size below which a singular value or a remainder of compositions counts as zero.
+RANK_TOLERANCE = 1e-8
+
 
 class TrainingEnergies(Protocol):
     """What a fit needs to know of the training split."""
@@ -38,6 +41,25 @@ def minimum_norm_fit(training: TrainingEnergies) -> dict[int, float]:
     energies = np.asarray(training.energies, dtype=np.float64)
     fitted, *_ = np.linalg.lstsq(counts, energies, rcond=None)
     return {int(z): float(c) for z, c in zip(training.elements, fitted, strict=True)}
+
+
+def are_determined(training: np.ndarray, compositions: np.ndarray) -> np.ndarray:
+    """Return for which compositions a fit to those of training gives a reference energy.
+
+    These are the linear combinations of training compositions; the energy of any other one, such
+    as a single atom beside molecules of one kind, depends on which of many equal fits is taken.
+
+    Args:
+        training: (n, elements) numbers of atoms of the training split.
+        compositions: (m, elements).
+
+    Returns:
+        (m,) bool.
+    """
+    _, sizes, rows = np.linalg.svd(np.unique(training, axis=0), full_matrices=False)
+    basis = rows[sizes > RANK_TOLERANCE * sizes.max()]
+    rest = compositions - compositions @ basis.T @ basis
+    return np.linalg.norm(rest, axis=1) <= RANK_TOLERANCE * np.linalg.norm(compositions, axis=1)
 
 
 def atomic_table(source: Source, elements: np.ndarray, unit: str) -> dict[int, float]:

@@ -55,12 +55,12 @@ class Structure:
         return np.sort(self.numbers).astype(np.uint8).tobytes()
 
     @property
-    def geometry_digest(self) -> bytes:
-        """A hash of numbers, positions and cell in float32, as they are stored."""
-        digest = hashlib.blake2b(self.numbers.astype(np.uint8).tobytes(), digest_size=16)
+    def geometry_digest(self) -> int:
+        """A hash of numbers, positions and cell in float32, as they are stored, of 64 bits."""
+        digest = hashlib.blake2b(self.numbers.astype(np.uint8).tobytes(), digest_size=8)
         digest.update(self.positions.astype(np.float32).tobytes())
         digest.update(self.cell.astype(np.float32).tobytes())
-        return digest.digest()
+        return int.from_bytes(digest.digest(), "big")
 
 
 def structure(record: Any) -> Structure:

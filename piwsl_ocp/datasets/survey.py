@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
+from ase.formula import Formula
 
 from piwsl_ocp.datasets.splits import Candidates
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.units import energy_factor
 
 MISSING_LABEL = "missing energy or forces"
+
+LARGEST_ATOMIC_NUMBER = 118
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,17 @@ class Acceptance:
             raise UserError(f"{origin}: no atoms: take the structure out of the file")
         if not (np.isfinite(atoms.positions).all() and np.isfinite(np.asarray(atoms.cell)).all()):
             raise UserError(f"{origin}: a position or cell vector is not finite: mend the file")
-        if atoms.pbc.any() and atoms.cell.rank < int(atoms.pbc.sum()):
-            raise UserError(f"{origin}: periodic, but its cell has no volume: mend the file")
+        unknown = atoms.numbers[(atoms.numbers < 1) | (atoms.numbers > LARGEST_ATOMIC_NUMBER)]
+        if len(unknown):
+            raise UserError(
+                f"{origin}: atomic number {unknown[0]} (0 is a dummy atom, X): expected chemical "
+                "elements; take the atom or the structure out of the file"
+            )
+        if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell[atoms.pbc]) < atoms.pbc.sum():
+            raise UserError(
+                f"{origin}: periodic, but its cell has no volume, or no vector in a periodic "
+                "direction: mend the file"
+            )
         energy, forces = energy_and_forces(atoms)
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             if self.skips_missing:
@@ -77,18 +90,30 @@ class Energies:
 
     def of(self, places: np.ndarray, unit: str) -> FittingData:
         """Return energies in `unit` and compositions of the structures at these places."""
-        chosen = np.asarray(self._numbers, dtype=np.int64)[places]
-        formulas = [np.frombuffer(formula, dtype=np.uint8) for formula in self._formulas]
-        used = np.unique(chosen)
-        elements = np.unique(np.concatenate([formulas[number] for number in used]))
-        table = np.array(
-            [[np.count_nonzero(formula == z) for z in elements] for formula in formulas]
-        )
+        compositions = self.compositions(places)
+        elements = np.flatnonzero(compositions.any(axis=0))
         return FittingData(
-            compositions=table[chosen],
-            elements=elements.astype(np.int64),
+            compositions=compositions[:, elements],
+            elements=elements,
             energies=np.asarray(self._energies)[places] * energy_factor("eV", unit),
         )
+
+    def compositions(self, places: np.ndarray) -> np.ndarray:
+        """Return the numbers of atoms by atomic number, (n, 119), of the structures at places."""
+        return element_counts(self._formulas)[np.asarray(self._numbers, dtype=np.int64)[places]]
+
+
+def element_counts(formulas: Iterable[bytes]) -> np.ndarray:
+    """Return the numbers of atoms by atomic number, (n, 119), of sorted atomic numbers as bytes."""
+    size = LARGEST_ATOMIC_NUMBER + 1
+    rows = [np.bincount(np.frombuffer(key, dtype=np.uint8), minlength=size) for key in formulas]
+    return np.array(rows, dtype=np.int32).reshape(-1, size)
+
+
+def formula(counts: np.ndarray) -> str:
+    """Return numbers of atoms by atomic number, (119,), as a formula such as CH4O."""
+    parts = ((chemical_symbols[z], counts[z]) for z in np.flatnonzero(counts))
+    return Formula.from_dict({symbol: int(number) for symbol, number in parts}).format("hill")
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,7 @@ class Survey:
         dropped: number left out by reason.
         elements: atomic numbers of all kept structures.
         periodic: whether any kept structure is periodic.
+        notes: what sources tell of kept structures, with the number of those.
         energies: energies of the kept structures, where a fit needs them.
     """
 
@@ -118,13 +144,25 @@ class Survey:
     dropped: dict[str, int]
     elements: np.ndarray
     periodic: bool
+    notes: dict[str, int]
     energies: Energies | None
 
     def fitting_data(self, records: np.ndarray, unit: str) -> FittingData:
         """Return what a fit needs of the given records."""
+        return self._kept_energies.of(self._places(records), unit)
+
+    def compositions(self, records: np.ndarray) -> np.ndarray:
+        """Return the numbers of atoms by atomic number, (n, 119), of the given records."""
+        return self._kept_energies.compositions(self._places(records))
+
+    def _places(self, records: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.candidates.records, records)
+
+    @property
+    def _kept_energies(self) -> Energies:
         if self.energies is None:
             raise ValueError("this survey kept no energies")
-        return self.energies.of(np.searchsorted(self.candidates.records, records), unit)
+        return self.energies
 
 
 def survey(structures: Iterable[Atoms], acceptance: Acceptance, keep_energies: bool) -> Survey:
@@ -140,6 +178,7 @@ def survey(structures: Iterable[Atoms], acceptance: Acceptance, keep_energies: b
     """
     records, pools = array("i"), {"train": array("i"), "test": array("i")}
     dropped: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     elements = np.zeros(256, dtype=bool)
     energies = Energies() if keep_energies else None
     periodic, read = False, 0
@@ -151,6 +190,8 @@ def survey(structures: Iterable[Atoms], acceptance: Acceptance, keep_energies: b
         records.append(record)
         if "pool" in atoms.info:
             pools[atoms.info["pool"]].append(record)
+        if "note" in atoms.info:
+            notes[atoms.info["note"]] += 1
         elements[atoms.numbers] = True
         periodic = periodic or bool(atoms.pbc.any())
         if energies is not None:
@@ -167,6 +208,7 @@ def survey(structures: Iterable[Atoms], acceptance: Acceptance, keep_energies: b
         dropped=dict(dropped),
         elements=np.flatnonzero(elements),
         periodic=periodic,
+        notes=dict(notes),
         energies=energies,
     )
 

@@ -54,7 +54,7 @@ def check(path: str | Path, unit: str | None = None, progress: bool = True) -> l
         def read(place: Place) -> Structure:
             return splits[place[0]][place[1]]
 
-        if population.places:
+        if len(population):
             population_findings(population, findings, read)
             agreement_findings(_sample(population, read), info.unit if info else unit, findings)
     return findings.all()
@@ -149,11 +149,11 @@ def _check_counts(name: str, records: SplitFiles, natoms: np.ndarray, findings: 
 
 def _sample(population: Population, read: Callable[[Place], Structure]) -> Iterator[Structure]:
     """Yield structures of the most frequent compositions first, for near pairs to be among them."""
-    compositions = np.asarray(population.composition_numbers)
+    compositions = population.composition_numbers
     frequency = np.bincount(compositions)
     order = np.lexsort((np.arange(len(compositions)), compositions, -frequency[compositions]))
     for place in order[: 4 * SAMPLE]:
-        yield read(population.places[place])
+        yield read(population.place(int(place)))
 
 
 __all__ = ["ERROR", "INFO", "WARNING", "Finding", "check"]

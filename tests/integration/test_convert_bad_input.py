@@ -58,6 +58,16 @@ def with_nan(key):
     return write
 
 
+def water(folder, symbol="O", facts=""):
+    """Write 40 frames of water of which the fourth has another atom or other facts."""
+    head = "3\n{}energy=-1.0 Properties=species:S:1:pos:R:3:forces:R:3\n{} 0 0 0 0 0 0\n"
+    rows = "H 0.96 0 0 0 0 0\nH 0 0.96 0 0 0 0\n"
+    frames = [head.format("", "O") + rows] * 40
+    frames[3] = head.format(facts, symbol) + rows
+    (folder / "a.extxyz").write_text("".join(frames))
+    return folder / "a.extxyz"
+
+
 BAD = {
     "cut HDF5": ("ani1x", lambda d: cut(write_ani1x(d / "a.h5"), 0.7), "cut short"),
     "no property": ("ani1x", lambda d: write_ani1x(d / "a.h5", label="tz"), "--property with"),
@@ -92,6 +102,12 @@ BAD = {
     ),
     "empty archive": ("tio2", lambda d: write_archive(d / "a.tar", [], "w:"), "no structure is"),
     "too few": ("ani1x", lambda d: write_ani1x(d / "a.h5", 21), "larger than the data"),
+    "dummy atom": ("ase", lambda d: water(d, "X"), "a.extxyz[3]: atomic number 0"),
+    "no cell": (
+        "ase",
+        lambda d: water(d, facts='Lattice="0 0 0 0 0 0 0 0 9" pbc="T F F" '),
+        "a.extxyz[3]: periodic, but its cell has no volume, or no vector",
+    ),
     "no file": ("ani1x", lambda d: d / "nowhere.h5", "no file or folder"),
     "unknown source": ("ani1", lambda d: write_ani1x(d / "a.h5"), "did you mean 'ani1x'"),
     "unknown shipped": ("embedded", lambda d: "aspirine", "use one of aspirin"),
@@ -118,6 +134,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(piwsl, tmp_path, case):
     [
         (["--unit", "kcal"], "unknown energy unit 'kcal'"),
         (["--energy-unit", "Ry"], "unknown energy unit 'Ry'"),
+        (["--property", "old"], "--property old: the layout of"),
         (["--references", "fit"], "atomic, least_squares, none"),
         (["--references", "atomic"], "no table of atomic energies"),
         (["--split", "rondom"], "random, paper, published"),

@@ -13,6 +13,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from fairchem.core.datasets.lmdb_dataset import LmdbDataset
 from torch_geometric.data import Batch
 
@@ -196,6 +199,7 @@ def test_second_run_does_nothing_or_refuses(tmp_path):
         ConversionOptions(train=21, split="paper"),
         ConversionOptions(train=20, split="paper", unit="eV"),
         ConversionOptions(train=20, split="paper", split_seed=1),
+        ConversionOptions(train=20, split="paper", level_of_theory="PBE0"),
     ):
         with pytest.raises(UserError, match="holds another data set"):
             convert("rmd17", [file], out, other)
@@ -232,6 +236,23 @@ def test_conversion_is_reproducible(tmp_path):
         for name in ("one", "two")
     ]
     assert infos[0] == infos[1]
+
+
+@pytest.mark.parametrize(("seed", "in_training"), [(0, True), (1, False)])
+def test_compositions_that_training_does_not_determine_are_told(tmp_path, seed, in_training):
+    rng = np.random.default_rng(0)
+    frames = [Atoms("OH2", rng.normal(size=(3, 3))) for _ in range(60)] + [Atoms("O")]
+    for atoms in frames:
+        forces = rng.normal(size=(len(atoms), 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=rng.normal(), forces=forces)
+    write(tmp_path / "a.extxyz", frames)
+    notes: list[str] = []
+    options = ConversionOptions(train=20, split_seed=seed)
+    convert("ase", [tmp_path / "a.extxyz"], tmp_path / "data", options, report=notes.append)
+    findings = check(tmp_path / "data", progress=False)
+    warned = any("1 compositions, such as O, are no combination" in f.text for f in findings)
+    said = any("1 structures of validation and test, such as O, are no" in note for note in notes)
+    assert said is warned is not in_training
 
 
 def test_structures_with_large_forces_are_left_out_when_asked(tmp_path):

@@ -7,7 +7,12 @@ import pytest
 
 from piwsl_ocp.datasets import SOURCES
 from piwsl_ocp.datasets.records import to_data
-from piwsl_ocp.datasets.references import atomic_table, minimum_norm_fit, reference_energy
+from piwsl_ocp.datasets.references import (
+    are_determined,
+    atomic_table,
+    minimum_norm_fit,
+    reference_energy,
+)
 from piwsl_ocp.datasets.sources.source import labelled
 from piwsl_ocp.datasets.survey import FittingData
 from piwsl_ocp.errors import UserError
@@ -29,6 +34,13 @@ def test_fit_of_one_composition_removes_the_mean_with_the_smallest_norm():
     vector = np.array(list(fitted.values()))
     assert counts[0] @ vector == pytest.approx(energies.mean(), rel=1e-12)
     np.testing.assert_allclose(vector, counts[0] * energies.mean() / (counts[0] @ counts[0]))
+
+
+def test_compositions_beside_those_of_training_are_not_determined():
+    training = np.array([[2, 0, 1], [4, 0, 2], [4, 1, 0]])
+    asked = np.array([[2, 0, 1], [6, 1, 1], [0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    assert are_determined(training, asked).tolist() == [True, True, False, False, False]
+    assert are_determined(training, np.empty((0, 3))).shape == (0,)
 
 
 def test_atomic_table_is_in_the_stored_unit():

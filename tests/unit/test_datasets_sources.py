@@ -77,6 +77,15 @@ def test_ani1x_group_without_the_property(tmp_path):
         read("ani1x", [file])
 
 
+def test_ani1x_with_an_array_beside_the_groups(tmp_path):
+    file = write_ani1x(tmp_path / "a.h5")
+    with h5py.File(file, "a") as handle:
+        handle["remarks"] = np.zeros(3)
+    for use in (lambda: read("ani1x", [file]), lambda: SOURCES["ani1x"].count([file])):
+        with pytest.raises(UserError, match="holds the array 'remarks' beside its groups"):
+            use()
+
+
 def test_ani1x_inconsistent_counts(tmp_path):
     file = write_ani1x(tmp_path / "a.h5", 3)
     with h5py.File(file, "a") as opened:
@@ -157,6 +166,9 @@ def test_xsf_units():
     np.testing.assert_allclose(hartree.calc.results["forces"], forces * 27.2114, rtol=1e-5)
     with pytest.raises(UserError, match=r"says Hartree, but --energy-unit says eV"):
         xsf.parse(xsf_text(energy_line=f"{without} Hartree"), "x", "eV")
+    for word in ("Ry", "eV/atom"):
+        with pytest.raises(UserError, match=f"unknown unit '{word}' after the total energy"):
+            xsf.parse(xsf_text(energy_line=f"{without} {word}"), "x", "eV")
 
 
 BAD_XSF = {
@@ -169,6 +181,7 @@ BAD_XSF = {
     "no cell": (lambda text: text.replace("PRIMVEC", "CONVVEC"), "no PRIMVEC"),
     "damaged number": (lambda text: text.replace("9.0000", "9.0o00", 1), "damaged"),
     "cut short": (lambda text: "\n".join(text.splitlines()[:-2]), "of 9 atoms"),
+    "two frames": (lambda text: text + text[text.index("PRIMCOORD") :], "several structures"),
 }
 
 
@@ -254,6 +267,51 @@ def test_ase_without_forces_or_unreadable(tmp_path):
     file.write_text("3\n\nH 0.0 0.0\n")
     with pytest.raises(UserError, match="ASE cannot read"):
         read("ase", [file])
+
+
+HYDROGEN = "1\nProperties=species:S:1:pos:R:3:forces:R:3{columns} {facts}\nH 0 0 0 0 0 {row}\n"
+
+
+def hydrogen(path, facts, columns="", row="2"):
+    path.write_text(HYDROGEN.format(facts=facts, columns=columns, row=row))
+    return path
+
+
+def test_ase_labels_can_be_named(tmp_path):
+    columns = ":REF_forces:R:3"
+    file = hydrogen(tmp_path / "a.extxyz", "energy=-1 REF_energy=-3", columns, "2 0 0 5")
+    for label, energy, force in ((None, -1.0, 2.0), ("REF", -3.0, 5.0)):
+        (atoms,) = read("ase", [file], property=label)
+        assert atoms.calc.results["energy"] == energy
+        assert atoms.calc.results["forces"].tolist() == [[0.0, 0.0, force]]
+    with pytest.raises(UserError, match=r"a.extxyz\[0\] has no DFT_energy"):
+        read("ase", [file], property="DFT")
+
+
+def test_ase_energy_is_the_one_whose_gradient_the_forces_are(tmp_path):
+    (atoms,) = read("ase", [hydrogen(tmp_path / "a.extxyz", "energy=-1 free_energy=-1.5")])
+    assert atoms.calc.results["energy"] == -1.5
+    assert "free_energy" in atoms.info["note"]
+    (atoms,) = read("ase", [hydrogen(tmp_path / "b.extxyz", "energy=-1 free_energy=-1")])
+    assert atoms.calc.results["energy"] == -1.0
+    assert "note" not in atoms.info
+
+
+@pytest.mark.parametrize(
+    ("facts", "columns", "row", "words"),
+    [
+        ("energy=None", "", "2", r"a.extxyz\[0\]: energy: found 'None', expected numbers"),
+        ('energy="-1 -2"', "", "2", r"a.extxyz\[0\]: 2 energies: expected one number"),
+        ("energy=-1", ":tags:S:1", "2 top", "tags such as 'top': expected whole numbers"),
+    ],
+)
+def test_ase_labels_that_are_no_numbers(tmp_path, facts, columns, row, words):
+    with pytest.raises(UserError, match=words):
+        read("ase", [hydrogen(tmp_path / "a.extxyz", facts, columns, row)])
+
+
+def test_ase_file_names_may_have_an_at_sign(tmp_path):
+    assert len(read("ase", [hydrogen(tmp_path / "at@300K.extxyz", "energy=-1")])) == 1
 
 
 # Shipped

@@ -41,7 +41,7 @@ def read(files: Sequence[Path], options: ReadOptions = AS_PUBLISHED) -> Iterator
     for path in files:
         with _opened(path) as file:
             _check_property(file, path, label)
-            for name, group in file.items():
+            for name, group in _groups(file, path):
                 yield from _conformations(group, f"{path.name}:{name}", label, unit)
 
 
@@ -50,8 +50,18 @@ def count(files: Sequence[Path]) -> int:
     total = 0
     for path in files:
         with _opened(path) as file:
-            total += sum(len(group["coordinates"]) for group in file.values())
+            total += sum(len(group["coordinates"]) for _, group in _groups(file, path))
     return total
+
+
+def _groups(file: h5py.File, path: Path) -> Iterator[tuple[str, h5py.Group]]:
+    for name, item in file.items():
+        if not isinstance(item, h5py.Group):
+            raise UserError(
+                f"'{path}' holds the array '{name}' beside its groups: expected the ANI-1x release "
+                "layout, a group per formula and nothing else; take it out"
+            )
+        yield name, item
 
 
 def _conformations(group: h5py.Group, origin: str, label: str, unit: str) -> Iterator[Atoms]:
@@ -83,7 +93,7 @@ def _conformations(group: h5py.Group, origin: str, label: str, unit: str) -> Ite
 
 
 def _check_property(file: h5py.File, path: Path, label: str) -> None:
-    first = next(iter(file.values()), None)
+    first = next((group for _, group in _groups(file, path)), None)
     if first is None or "coordinates" not in first:
         raise UserError(
             f"'{path}' holds no group with 'coordinates': expected the ANI-1x release layout, "
@@ -122,6 +132,7 @@ SOURCE = Source(
     level_of_theory="DFT wB97X/6-31G(d)",
     energy_unit="Hartree",
     property=DEFAULT_PROPERTY,
+    has_properties=True,
     references="atomic",
     # From the release paper's public data: isolated atoms at wB97X/6-31G(d).
     atomic_energies={

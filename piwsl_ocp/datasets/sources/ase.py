@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -12,9 +13,19 @@ from ase.io import iread
 from piwsl_ocp.datasets.sources.source import AS_PUBLISHED, ReadOptions, Source, labelled
 from piwsl_ocp.errors import UserError
 
+#: What is told of frames whose energy is not the one that ASE calls so.
+FREE_ENERGY = "their free_energy is taken, whose gradient the forces are, and not their energy"
+
 
 def read(files: Sequence[Path], options: ReadOptions = AS_PUBLISHED) -> Iterator[Atoms]:
     """Yield every frame of every file; constraints (fixed atoms) and tags are kept.
+
+    The labels are ASE's forces and the energy whose gradient they are: `free_energy` where a frame
+    has one (with smeared occupations, `energy` is extrapolated to none), else `energy`.
+
+    Args:
+        files: anything ASE reads.
+        options: `property` P takes the labels P_energy and P_forces in place of ASE's.
 
     Raises:
         UserError: if ASE cannot read a file, or a frame has no energy or no forces.
@@ -23,24 +34,26 @@ def read(files: Sequence[Path], options: ReadOptions = AS_PUBLISHED) -> Iterator
     for path in files:
         for frame, atoms in enumerate(_frames(path)):
             origin = f"{path.name}[{frame}]"
-            results = atoms.calc.results if atoms.calc is not None else {}
+            energy, forces, note = _labels(atoms, options.property, origin)
             structure = labelled(
                 atoms.numbers,
                 atoms.positions,
-                _label(results, "energy", origin),
-                _label(results, "forces", origin),
+                energy,
+                forces,
                 energy_unit=unit,
                 origin=origin,
                 cell=atoms.cell,
                 pbc=atoms.pbc,
             )
-            structure.set_tags(atoms.get_tags())
+            if note is not None:
+                structure.info["note"] = note
+            structure.set_tags(_tags(atoms, origin))
             structure.set_constraint(atoms.constraints)
             yield structure
 
 
 def _frames(path: Path) -> Iterator[Atoms]:
-    frames = iread(str(path), index=":")
+    frames = iread(str(path), index=":", do_not_split_by_at_sign=True)
     while True:
         # ASE's readers raise many kinds of errors on a damaged file.
         try:
@@ -55,19 +68,46 @@ def _frames(path: Path) -> Iterator[Atoms]:
         yield atoms
 
 
-def _label(results: dict[str, np.ndarray], name: str, origin: str) -> np.ndarray:
-    if name not in results:
-        raise UserError(
-            f"{origin} has no {name}: every frame needs 'energy' and 'forces' as ASE stores them "
-            "(extxyz: energy=... in the comment, a forces:R:3 column)"
-        )
-    return results[name]
+def _labels(atoms: Atoms, label: str | None, origin: str) -> tuple[Any, Any, str | None]:
+    """Return energy, forces and what is to be told about them."""
+    if label is not None:
+        results = {**atoms.info, **atoms.arrays}
+        energy_key, forces_key = f"{label}_energy", f"{label}_forces"
+    else:
+        results = atoms.calc.results if atoms.calc is not None else {}
+        energy_key = "free_energy" if "free_energy" in results else "energy"
+        forces_key = "forces"
+    for key in (energy_key, forces_key):
+        if key not in results:
+            raise UserError(
+                f"{origin} has no {key}: every frame needs an energy and forces "
+                "(extxyz: energy=... in the comment, a forces:R:3 column); labels such as "
+                "REF_energy and REF_forces are taken with --property REF"
+            )
+    energy = results[energy_key]
+    is_other = energy_key == "free_energy" and not np.array_equal(
+        energy, results.get("energy", energy)
+    )
+    return energy, results[forces_key], FREE_ENERGY if is_other else None
+
+
+def _tags(atoms: Atoms, origin: str) -> np.ndarray:
+    tags = atoms.get_tags()
+    try:
+        whole = np.asarray(tags).astype(np.int64)
+    except ValueError:
+        whole = None
+    if whole is None or not np.array_equal(whole, tags):
+        raise UserError(f"{origin}: tags such as '{tags[0]}': expected whole numbers (tags:I:1)")
+    return whole
 
 
 SOURCE = Source(
     name="ase",
-    description="your own files, anything ASE reads with energy and forces (extxyz, ...)",
+    description="your own files, anything ASE reads with energy (free_energy where there is one) "
+    "and forces (extxyz, ...)",
     read=read,
     level_of_theory="not stated",
     energy_unit="eV",
+    has_properties=True,
 )

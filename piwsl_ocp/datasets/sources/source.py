@@ -22,7 +22,7 @@ class ReadOptions:
     Args:
         energy_unit: unit of the energies; forces are in the same unit per Angstrom. None: the
             unit of the source, or the one that each file names.
-        property: label of a file that holds several, such as "wb97x_dz". None: the source's.
+        property: label of files that hold several, such as "wb97x_dz". None: the source's.
     """
 
     energy_unit: str | None = None
@@ -75,6 +75,7 @@ class Source:
         level_of_theory: method behind the default labels.
         energy_unit: unit of the files; None: every file names its own.
         property: the default label, where a file holds several.
+        has_properties: whether a label can be chosen with `ReadOptions.property`.
         references: default kind of reference energies, a key of `references.REFERENCES`.
         atomic_energies: energy of each atom by symbol, in `atomic_energy_unit`.
         sizes: default split sizes.
@@ -90,6 +91,7 @@ class Source:
     level_of_theory: str
     energy_unit: str | None = "eV"
     property: str | None = None
+    has_properties: bool = False
     references: str = "least_squares"
     atomic_energies: Mapping[str, float] = field(default_factory=dict)
     atomic_energy_unit: str = "eV"
@@ -106,7 +108,7 @@ class Source:
 def labelled(
     numbers: Any,
     positions: Any,
-    energy: float,
+    energy: Any,
     forces: Any,
     *,
     energy_unit: str,
@@ -120,7 +122,7 @@ def labelled(
     Args:
         numbers: (N,) atomic numbers.
         positions: (N, 3) Angstrom.
-        energy: total energy of the structure in `energy_unit`; NaN where it is missing.
+        energy: total energy of the structure in `energy_unit`, one number; NaN where it is missing.
         forces: (N, 3) `energy_unit`/Angstrom; NaN where they are missing.
         energy_unit: a unit of `piwsl_ocp.units`.
         origin: where the structure comes from, for messages: file and record.
@@ -129,20 +131,31 @@ def labelled(
         pbc: periodic directions.
 
     Raises:
-        UserError: if the shapes of numbers, positions and forces do not belong together.
+        UserError: if the shapes of numbers, positions and forces do not belong together, or the
+            energy or the forces are no numbers.
     """
     factor = energy_factor(energy_unit, "eV")
+    total = _as_numbers(energy, f"{origin}: energy")
+    if total.size != 1:
+        raise UserError(f"{origin}: {total.size} energies: expected one number, the total energy")
     numbers = np.asarray(numbers, dtype=np.int64)
     positions = np.asarray(positions, dtype=np.float64)
-    forces = np.asarray(forces, dtype=np.float64)
+    forces = _as_numbers(forces, f"{origin}: forces")
     if positions.shape != (len(numbers), 3) or forces.shape != positions.shape:
         raise UserError(
             f"{origin}: {len(numbers)} atoms, positions {positions.shape}, forces {forces.shape}: "
             "all must have one row of 3 per atom; the file is damaged or of another layout"
         )
     atoms = Atoms(numbers=numbers, positions=positions, cell=cell, pbc=pbc)
-    atoms.calc = SinglePointCalculator(atoms, energy=float(energy) * factor, forces=forces * factor)
+    atoms.calc = SinglePointCalculator(atoms, energy=total.item() * factor, forces=forces * factor)
     atoms.info["origin"] = origin
     if pool is not None:
         atoms.info["pool"] = pool
     return atoms
+
+
+def _as_numbers(values: Any, what: str) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{what}: found '{values}', expected numbers: mend the file") from None

@@ -17,6 +17,7 @@ from ase.data import atomic_numbers
 
 from piwsl_ocp.datasets.sources.source import AS_PUBLISHED, ReadOptions, labelled
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.units import ENERGY_IN_EV
 
 #: Unit words met after the energy. Positions of XSF files are in Angstrom always.
 UNIT_WORDS: dict[str, str] = {
@@ -74,6 +75,8 @@ def parse(text: str, origin: str, declared_unit: str | None = None) -> Atoms:
     energy, unit = _energy(text, origin, declared_unit)
     lines = [line.split() for line in text.splitlines()]
     lines = [words for words in lines if words and not words[0].startswith("#")]
+    if sum(words[0].upper() in ("PRIMCOORD", "ATOMS") for words in lines) > 1:
+        raise UserError(f"{origin}: several structures: expected one, make a file of each")
     keywords = {words[0].upper(): number for number, words in reversed(list(enumerate(lines)))}
     pbc = next((PERIODICITY[word] for word in keywords if word in PERIODICITY), (False,) * 3)
     cell = None
@@ -107,10 +110,14 @@ def _energy(text: str, origin: str, declared_unit: str | None) -> tuple[float, s
         raise UserError(f"{origin}: energy '{found.group(1)}' is not a number") from None
     word = found.group(2)
     unit = UNIT_WORDS.get(word.lower())
-    if unit is None and declared_unit is None:
-        what = f"unknown unit '{word}'" if word else "no unit"
+    if word and unit is None:
         raise UserError(
-            f"{origin}: {what} after the total energy: "
+            f"{origin}: unknown unit '{word}' after the total energy: expected one of "
+            f"{', '.join(ENERGY_IN_EV)}: convert energies and forces of the files"
+        )
+    if unit is None and declared_unit is None:
+        raise UserError(
+            f"{origin}: no unit after the total energy: "
             "find out which it is and pass --energy-unit eV (or Hartree, kcal/mol, kJ/mol)"
         )
     if unit and declared_unit and unit != declared_unit:
