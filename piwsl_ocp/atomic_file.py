@@ -1,14 +1,20 @@
-"""A file that appears only when it is complete."""
+"""Files that a crash leaves whole: written under another name first, or line by line."""
 
 from __future__ import annotations
 
+import glob
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from piwsl_ocp.errors import UserError
+
+#: Age of a temporary file whose process must have been killed.
+LEFTOVER_SECONDS = 86_400.0
 
 
 def require_absent(path: Path) -> None:
@@ -22,7 +28,8 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it when the block ends well.
 
     The content is on the disk before the new name is, so a crash of the machine leaves the whole
-    file or the one before.
+    file or the one before. Of several processes that write one file the last to end counts. What
+    a killed process left of the same file is removed a day later.
 
     Args:
         path: the file; its folder is made, an existing file is replaced.
@@ -30,9 +37,10 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     Raises:
         UserError: if the file cannot be written: full disk, read-only folder, missing permission.
     """
-    partial = path.with_name(f".partial.{path.name}")
+    partial = path.with_name(f".partial.{secrets.token_hex(4)}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         try:
             yield partial
             _store(partial)
@@ -59,6 +67,25 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     with complete_or_absent(path) as partial, partial.open("wb") as file:
         write(file)
+
+
+def drop_cut_off_line(path: Path) -> None:
+    """Remove a last line that was cut off in writing; the next one would be joined to it.
+
+    Args:
+        path: a file to which lines are appended; it may not exist yet.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for partial in path.parent.glob(f".partial.*.{glob.escape(path.name)}"):
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime > LEFTOVER_SECONDS:
+                partial.unlink()
 
 
 def _store(path: Path) -> None:

@@ -228,4 +228,3 @@ def attempt(check: Check) -> Finding:
     if not check.required:
         return Finding(check.name, "absent", lines[0], check.remedy)
     return Finding(check.name, "failed", f"{kind}: {lines[0]}"[:300], check.remedy)
-

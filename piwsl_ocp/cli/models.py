@@ -37,6 +37,7 @@ def models(
     chosen = only.split(",") if only else known
     for name in set(chosen) - set(known):
         raise UserError(f"no model '{name}': expected some of {', '.join(known)}")
+    of_runs = [measure_trained(run) for run in trained or []]  # first: a wrong path is told at once
     facts = []
     for variant in (variant for variant in VARIANTS if variant.file in chosen):
         with console.status(variant.label) as status:
@@ -44,5 +45,4 @@ def models(
                 measure(variant, lambda what, v=variant: status.update(f"{v.label}: {what}"))
             )
         console.print(f"measured: {variant.label}")
-    of_runs = [measure_trained(run) for run in trained or []]
     console.print(f"page: {write_page(facts, out, of_runs)}")

@@ -60,6 +60,10 @@ def reproduce(
     missing: Annotated[
         bool, typer.Option("--missing", help="Leave runs alone whose result is kept already.")
     ] = False,
+    time_again: Annotated[
+        bool,
+        typer.Option("--time-again", help="Time steps anew (Table A9) whose times are kept."),
+    ] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show tables, runs and costs at each scale.")
     ] = False,
@@ -73,8 +77,8 @@ def reproduce(
 ) -> None:
     """Train what a table of the paper needs, and set the results beside the published numbers.
 
-    Runs that are there are kept: the same command again goes on where the last one stopped. Runs
-    that tables share are made once.
+    Runs and times that are there are kept: the same command again goes on where the last one
+    stopped. Runs that tables share are made once.
     """
     from piwsl_ocp.experiments.reproduction.plan import select
     from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction, overview
@@ -82,25 +86,32 @@ def reproduce(
 
     if table is None and not list_:
         raise UserError("name a table, such as 1 or A4, or all; --list shows what there is")
+    at_scale = find_scale(scale)
     tables = select("all" if table is None else table)
     if list_:
         console.print(overview(tables, results, seeds, model or ()))
         return
     folders = Folders(runs, results, data, data_source)
+    made_by = make_launcher(launcher, parallel, profile, on_interrupt, at_scale.profile)
     reproduction = Reproduction(
-        tables, find_scale(scale), folders, console, seeds, model or (), missing_only=missing
+        tables,
+        at_scale,
+        folders,
+        console,
+        seeds,
+        model or (),
+        missing_only=missing,
+        time_again=time_again,
     )
     if dry_run:
         reproduction.show_jobs()
         return
     complete = True
     if not report_only:
-        asked = profile or reproduction.scale.profile
-        made_by = make_launcher(launcher, parallel, asked, on_interrupt)
         try:
             complete = reproduction.run(made_by, retry_failed=retry_failed)
         except KeyboardInterrupt:
-            say_how_to_go_on(launcher, str(runs))
+            say_how_to_go_on(launcher, str(runs), made_by.killed)
             raise
     reproduction.show_tables()
     if not complete:

@@ -15,6 +15,7 @@ from piwsl_ocp.cli.sweep import (
     WhenInterrupted,
     WhereToTrain,
     make_launcher,
+    say_what_was_killed,
 )
 
 console = Console(highlight=False)
@@ -39,7 +40,7 @@ def run(
             "quarter of all, for they learn from those before.",
         ),
     ] = None,
-    profile: Profile = "cpu",
+    profile: Profile = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the best configuration here, too.")
     ] = None,
@@ -60,17 +61,18 @@ def run(
     from piwsl_ocp.experiments.search.result import require_own_or_new
 
     plan = read_search(file, runs)
+    in_queue = parallel and parallel * len(plan.search.seeds)
+    made_by = make_launcher(launcher, in_queue, profile, on_interrupt)
     if out is not None and not overwrite:
         require_own_or_new(plan, out)
     if dry_run:
         _show_plan(plan)
         return
-    in_queue = parallel and parallel * len(plan.search.seeds)
-    made_by = make_launcher(launcher, in_queue, profile, on_interrupt)
     try:
         _search(plan, made_by, parallel, out)
     except KeyboardInterrupt:
         _say("interrupted: what was done is saved, the same command goes on")
+        say_what_was_killed(made_by.killed)
         if launcher is LauncherName.slurm:
             _say(f"jobs that were not cancelled go on: `piwsl sweep cancel {plan.folder}`")
         raise
@@ -88,10 +90,12 @@ def status(file: File, runs: Runs = Path("runs")) -> None:
 
 
 def _search(plan, launcher, parallel: int | None, out: Path | None) -> None:
+    from optuna.trial import TrialState
+
     from piwsl_ocp.experiments.search.page import PAGE, write_page
     from piwsl_ocp.experiments.search.result import RESULT, counts, write_result
     from piwsl_ocp.experiments.search.run import run as run_search
-    from piwsl_ocp.experiments.search.study import best_of, open_study
+    from piwsl_ocp.experiments.search.study import best_of, open_study, trials_of
 
     results = [plan.folder / RESULT, *([out] if out else [])]
     with open_study(plan) as study:
@@ -104,6 +108,9 @@ def _search(plan, launcher, parallel: int | None, out: Path | None) -> None:
         run_search(plan, study, launcher, console, parallel=parallel, on_end=write)
         write()
         _say(f"{counts(study)}; {plan.folder / PAGE}")
+        left = len(trials_of(study, TrialState.RUNNING))
+        if left:
+            _say(f"the same command goes on with {left} trials that were set aside")
         best = best_of(study)
         if best is None:
             _say(f"no trial is finished: `piwsl search status {plan.file}` says why")

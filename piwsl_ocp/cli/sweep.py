@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,9 @@ from rich.console import Console
 from rich.live import Live
 
 from piwsl_ocp.errors import UserError
+
+#: Seconds that may pass between two runs of a queue on this machine, for a process to start.
+QUEUE_SECONDS = 60.0
 
 console = Console(highlight=False)
 app = typer.Typer(help="Many runs, here or on SLURM.", no_args_is_help=True)
@@ -41,7 +45,10 @@ Parallel = Annotated[
     int | None,
     typer.Option(min=1, help="Runs at a time. Default: one for each GPU or core; the profile's."),
 ]
-Profile = Annotated[str, typer.Option(help="What a SLURM job asks for: cpu, a100, or a YAML file.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="What a SLURM job asks for: cpu, a100, or a YAML file. Default: cpu."),
+]
 WhenInterrupted = Annotated[
     OnInterrupt | None,
     typer.Option(help="SLURM jobs on Ctrl-C. Default: ask on a terminal, else leave."),
@@ -57,7 +64,7 @@ def run(
     launcher: WhereToTrain = LauncherName.local,
     runs: Runs = Path("runs"),
     parallel: Parallel = None,
-    profile: Profile = "cpu",
+    profile: Profile = None,
     retry_failed: RetryFailed = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and what is wrong with them; no more.")
@@ -68,18 +75,19 @@ def run(
     from piwsl_ocp.experiments.sweep.plan import name_of, read_experiment
     from piwsl_ocp.experiments.sweep.run import run as run_sweep
 
+    made_by = make_launcher(launcher, parallel, profile, on_interrupt)
     jobs = read_experiment(experiment, runs)
     if dry_run:
-        _show_plan(name_of(experiment), jobs)
+        if not _show_plan(name_of(experiment), jobs):
+            raise typer.Exit(1)
         return
     console.print(
         f"{len(jobs)} runs in {runs}, {sum(job.is_done for job in jobs)} of them finished"
     )
-    made_by = make_launcher(launcher, parallel, profile, on_interrupt)
     try:
         outcome = run_sweep(jobs, made_by, console, retry_failed=retry_failed)
     except KeyboardInterrupt:
-        say_how_to_go_on(launcher, f"{experiment} --runs {runs}")
+        say_how_to_go_on(launcher, f"{experiment} --runs {runs}", made_by.killed)
         raise
     outcome.show(console)
     if not outcome.is_complete:
@@ -97,7 +105,7 @@ def status(
 ) -> None:
     """Show how far the runs are: state, step, remaining time, last validation metric."""
     from piwsl_ocp.experiments.sweep.plan import name_of
-    from piwsl_ocp.experiments.sweep.status import is_active, table
+    from piwsl_ocp.experiments.sweep.status import is_active, may_be_queued, table
 
     look = _looker(what, runs)
     title = "" if what.is_dir() else name_of(what)
@@ -106,7 +114,12 @@ def status(
         console.print(table(statuses, title, silence))
         return
     with Live(table(statuses, title, silence), console=console, auto_refresh=False) as live:
-        while is_active(statuses):
+        active = time.monotonic()
+        while True:
+            if is_active(statuses):
+                active = time.monotonic()
+            elif not may_be_queued(statuses) or time.monotonic() - active > QUEUE_SECONDS:
+                break
             time.sleep(interval)
             statuses, silence = look()
             live.update(table(statuses, title, silence), refresh=True)
@@ -145,18 +158,33 @@ def cancel(what: What, runs: Runs = Path("runs")) -> None:
 def make_launcher(
     name: LauncherName,
     parallel: int | None,
-    profile: str,
+    profile: str | None,
     on_interrupt: OnInterrupt | None = None,
+    usual_profile: str = "cpu",
 ):
-    """Return what makes the runs where the options of a command say."""
+    """Return what makes the runs where the options of a command say.
+
+    Args:
+        name: of the launcher.
+        parallel: runs at a time, None for what the place or the profile allows.
+        profile: of SLURM jobs, None for the usual one.
+        on_interrupt: what becomes of SLURM jobs on Ctrl-C, None to ask or leave them.
+        usual_profile: where none is asked for.
+
+    Raises:
+        UserError: for an option of SLURM without SLURM, or a wrong profile.
+    """
     if name is LauncherName.local:
+        for option, given in (("--profile", profile), ("--on-interrupt", on_interrupt)):
+            if given is not None:
+                raise UserError(f"{option} is for SLURM jobs: add --launcher slurm or leave it out")
         from piwsl_ocp.experiments.sweep.local import LocalLauncher
 
         return LocalLauncher(parallel)
     from piwsl_ocp.experiments.sweep.profile import SlurmProfile
     from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
 
-    settings = SlurmProfile.read(profile)
+    settings = SlurmProfile.read(usual_profile if profile is None else profile)
     if parallel is not None:
         settings = settings.model_copy(update={"array_parallelism": parallel})
 
@@ -168,15 +196,18 @@ def make_launcher(
     return SlurmLauncher(settings, cancel_jobs)
 
 
-def say_how_to_go_on(launcher: LauncherName, what: str) -> None:
+def say_how_to_go_on(launcher: LauncherName, what: str, killed: Sequence[str] = ()) -> None:
     """Say after Ctrl-C what becomes of the runs.
 
     Args:
         launcher: that made them.
         what: arguments by which `piwsl sweep` finds them.
+        killed: runs that did not save in time.
     """
     if launcher is LauncherName.local:
-        console.print("interrupted: everything is saved, the same command goes on")
+        saved = "the rest" if killed else "everything"
+        console.print(f"interrupted: {saved} is saved, the same command goes on")
+        say_what_was_killed(killed)
         return
     console.print(
         "interrupted: jobs that were not cancelled go on; the same command waits for them, "
@@ -186,16 +217,27 @@ def say_how_to_go_on(launcher: LauncherName, what: str) -> None:
     )
 
 
-def _show_plan(name: str, jobs) -> None:
+def say_what_was_killed(runs: Sequence[str]) -> None:
+    """Say which runs did not save in time after Ctrl-C and were ended."""
+    for name in runs:
+        line = f"killed, for it did not save in time: {name}; it goes on from its last checkpoint"
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _show_plan(name: str, jobs) -> bool:
+    """Show runs and what is wrong with them; return whether nothing is."""
     from piwsl_ocp.experiments.sweep.status import status_of_jobs, table
     from piwsl_ocp.ocp.config import check_config
 
     console.print(table(status_of_jobs(jobs), name))
+    is_right = True
     for job in jobs:
         try:
             check_config(job.config)
         except UserError as error:
+            is_right = False
             console.print(f"would fail: {job.name}: {error}", markup=False, soft_wrap=True)
+    return is_right
 
 
 def _looker(what: Path, runs: Path):

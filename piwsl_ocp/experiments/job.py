@@ -26,6 +26,10 @@ SECTIONS = (
     "task",
     "trainer",
 )
+#: Sections that count where they are set: `checkpoint` has the weights that a run begins with.
+_SECTIONS_IF_SET = ("checkpoint",)
+#: Keys of a split's section that say where its data lie, and how they are read.
+_PLACE_OF_DATA = ("src", "format", "graph")
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,23 @@ def fingerprint(config: Mapping[str, Any], dataset_folder: Path | str) -> str:
     splits = DatasetInfo.read(dataset_folder).splits
     content = {name: config.get(name) for name in SECTIONS}
     content["data"] = {name: facts.checksum for name, facts in splits.items()}
+    for name in _SECTIONS_IF_SET:
+        if config.get(name) is not None:
+            content[name] = config[name]
+    if parts := _parts_of_data(config.get("dataset")):
+        content["parts_of_data"] = parts
     return digest(content)
+
+
+def _parts_of_data(datasets: Any) -> dict[str, dict[str, Any]]:
+    """Return what the sections of the splits say besides the place of the data, where they do."""
+    sections = datasets.items() if isinstance(datasets, Mapping) else ()
+    said = {
+        split: {key: value for key, value in section.items() if key not in _PLACE_OF_DATA}
+        for split, section in sections
+        if isinstance(section, Mapping)
+    }
+    return {split: found for split, found in said.items() if found}
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -140,8 +140,9 @@ def _has_ended(worker: Worker) -> bool:
     return code is not None
 
 
-def stop(workers: Sequence[Worker]) -> None:
-    """Close the pipes, wait for the workers to save, and end those that do not."""
+def stop(workers: Sequence[Worker]) -> list[Worker]:
+    """Close the pipes, wait for the workers to save, kill those that do not, and return these."""
+    late: list[Worker] = []
     deadline = time.monotonic() + STOP_SECONDS
     try:
         for worker in workers:
@@ -152,6 +153,9 @@ def stop(workers: Sequence[Worker]) -> None:
         pass
     finally:
         for worker in workers:
+            if worker.process.poll() is None:
+                late.append(worker)
             worker.process.kill()
             worker.process.wait()
             worker.output.close()
+    return late

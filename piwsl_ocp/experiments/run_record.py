@@ -24,10 +24,12 @@ class Failure:
     Attributes:
         reason: in one line.
         log: the last lines of its log; empty where the reason says everything.
+        is_passing: whether the reason lies outside of the run, which the same command goes on with.
     """
 
     reason: str
     log: str = ""
+    is_passing: bool = False
 
 
 @dataclass(frozen=True)

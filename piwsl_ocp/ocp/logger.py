@@ -13,6 +13,8 @@ import torch
 from fairchem.core.common.logger import Logger, TensorboardLogger, WandBLogger
 from fairchem.core.common.registry import registry
 
+from piwsl_ocp.atomic_file import drop_cut_off_line
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -30,6 +32,7 @@ class RunLogger(Logger):
         self._every = max(1, int(config["cmd"]["print_every"]))
         self._pending: dict[str, float] = {}
         folder = Path(config["cmd"]["logs_dir"])
+        drop_cut_off_line(folder / METRICS_FILE)  # of a training that this one goes on with
         self._file = (folder / METRICS_FILE).open("a", buffering=1)
         self._children: list[Logger] = []
         if options.get("tensorboard", True):

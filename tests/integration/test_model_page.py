@@ -50,6 +50,14 @@ def test_the_page_is_written_once(
     assert "no model 'schnett'" in capsys.readouterr().err
 
 
+def test_a_wrong_path_of_a_trained_model_is_told_before_anything_is_measured(
+    tmp_path: Path, piwsl, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_page, "measure", lambda *_: pytest.fail("it was measured"))
+    assert piwsl("models", "--out", str(tmp_path), "--trained", str(tmp_path / "nowhere")) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_common_draws_leave_no_noise_in_a_model_with_dropout() -> None:
     options = model_page.options("equiformer_v2_cpu")
     predictor = Predictor.untrained(options)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from piwsl_ocp.experiments import processes
 from piwsl_ocp.experiments.job import Job
+from piwsl_ocp.experiments.processes import Worker
 from piwsl_ocp.experiments.run_record import RunRecord
+from piwsl_ocp.experiments.sweep import local
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
 from piwsl_ocp.experiments.sweep.plan import read_experiment
 from piwsl_ocp.experiments.sweep.status import status_of_folder, status_of_jobs, steps_done
@@ -53,7 +57,7 @@ def test_a_sweep_reports_a_failing_run_and_makes_the_others_once(
     words = ("sweep", "run", experiment, "--runs", tmp_path / "runs")
 
     dry = piwsl(*words, "--dry-run")
-    assert dry.returncode == 0, dry.stderr
+    assert dry.returncode == 1, dry.stderr
     assert f"would fail: {bad.name}: model.cutoff: found 0" in dry.stdout
     assert not (tmp_path / "runs").exists()
 
@@ -135,6 +139,55 @@ def test_a_killed_run_is_told_and_one_with_a_broken_checkpoint_begins_anew(
     assert make([job], LocalLauncher(1)).is_complete
     assert result(job) == result(whole)
     assert checkpoint.with_name("checkpoint.pt.unreadable").is_file()
+
+
+def launch(monkeypatch: pytest.MonkeyPatch, script: str) -> LocalLauncher:
+    """Return a launcher at work on two runs that are a shell script each."""
+
+    def start(jobs: list[Job], gpu: str | None) -> Worker:
+        process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE)
+        return Worker(process, tempfile.TemporaryFile(), gpu)
+
+    monkeypatch.setattr(local, "start", start)
+    launcher = LocalLauncher(2)
+    launcher.submit([Job({}, f"nowhere/{name}", "data") for name in "ab"])
+    return launcher
+
+
+@pytest.mark.parametrize(
+    ("script", "is_passing"), [("kill -9 $$", True), ("exit 130", True), ("exit 2", False)]
+)
+def test_an_end_from_outside_is_told_from_a_failure(
+    monkeypatch: pytest.MonkeyPatch, script: str, is_passing: bool
+) -> None:
+    with launch(monkeypatch, script) as launcher:
+        while not (ended := launcher.ended()):
+            time.sleep(0.01)
+    assert {failure.is_passing for failure in ended.values()} == {is_passing}
+
+
+def test_a_run_that_another_process_makes_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with only_process("nowhere/a"), launch(monkeypatch, "exit 2") as launcher:
+        ended: dict = {}
+        while len(ended) < 2:
+            ended |= launcher.ended()
+    assert ended["nowhere/a"].is_passing
+    assert not ended["nowhere/b"].is_passing
+
+
+def test_runs_that_do_not_save_in_time_are_killed_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "STOP_SECONDS", 0.2)
+    with launch(monkeypatch, "exec sleep 60") as launcher:
+        pass
+    assert launcher.killed == ["a", "b"]
+    with launch(monkeypatch, "read line") as launcher:
+        pass
+    assert launcher.killed == []
 
 
 @pytest.mark.slow

@@ -234,6 +234,21 @@ def test_a_missing_data_set_comes_with_its_command(tmp_path: Path) -> None:
     assert reason.endswith(f"--out {tmp_path}/cpu/ani1x_n100_second")
 
 
+def test_a_dry_run_names_the_raw_files_of_a_missing_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scales, "convert", lambda *_, **__: pytest.fail("it was converted"))
+    source = tmp_path / "raw"
+    source.mkdir()
+    words = ["reproduce", "4", "--dry-run", "--data", str(tmp_path), "--data-source", str(source)]
+    said = CliRunner().invoke(build(), words).output
+    assert "no data set ani1x_n100: 'ani1x[-_][rs]*.h5' below '" in said
+    (source / "ani1x-release.h5").touch()
+    said = CliRunner().invoke(build(), words).output
+    file = source / "ani1x-release.h5"
+    assert f"no data set ani1x_n100: it would be converted from {file}\n" in said
+
+
 def test_a_raw_file_that_is_not_there_is_told_and_the_other_data_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +276,32 @@ def test_runs_with_a_kept_result_need_no_data(kept: Path, tmp_path: Path) -> Non
     found = results.read_all(kept, "cpu")
     jobs = jobs_of(needed, tmp_path, tmp_path, kept=found)
     assert not jobs.jobs and not jobs.missing_data
+
+
+def test_a_result_without_a_needed_measurement_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table A18 needs the curl of runs that Table 1 needs, too."""
+    monkeypatch.setattr(scales.DatasetRecipe, "provide", lambda *_: None)
+    monkeypatch.setattr(Training, "job", lambda self, seed, *_: (self.key, seed))
+    needed = plan(select("A18"), CPU)
+    first, *others = [(wanted.training, seed) for wanted in needed.wanted for seed in (0, 1)]
+    curl = {"curl": 3.0, "unit": ""}
+    for of, seed in (first, *others):
+        results.write(made_result(of, seed, curl=None if (of, seed) == first else curl), tmp_path)
+    found = results.read_all(tmp_path, "cpu")
+    assert needed.finished(found) == needed.runs - 1
+    assert needed.seconds(found)[0] > 0
+    assert jobs_of(needed, tmp_path, tmp_path, kept=found).jobs == ((first[0].key, first[1]),)
+    results.write(made_result(*first, curl=curl), tmp_path)
+    found = results.read_all(tmp_path, "cpu")
+    assert needed.finished(found) == needed.runs
+    assert not jobs_of(needed, tmp_path, tmp_path, kept=found).jobs
+
+
+def test_the_kept_results_of_table_a18_have_all_that_it_needs() -> None:
+    needed = plan(select("A18"), CPU)
+    assert needed.finished(results.read_all(ROOT / "results", "cpu")) == needed.runs
 
 
 def test_results_are_read_back_as_they_were_kept(kept: Path) -> None:
@@ -527,6 +568,26 @@ def test_what_was_measured_stays_when_the_run_folder_loses_it(tmp_path: Path) ->
     assert made.value("curl") == 3.0
 
 
+def test_a_kept_result_that_is_the_same_is_not_written_again(tmp_path: Path) -> None:
+    run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
+    path = results.file_of(tmp_path / "results", "cpu", run.name)
+
+    def collected() -> int:
+        assert results.collect(tmp_path / "runs", tmp_path / "results") == []
+        return path.stat().st_ino
+
+    first = collected()
+    assert collected() == first
+    restart(run, started="2026-02-03T00:00:00+00:00")
+    assert collected() != first
+
+
+def test_a_result_that_is_being_written_is_not_read(kept: Path) -> None:
+    (results.folder_of(kept, "cpu") / ".partial.0123abcd.cpu-some-run.json").write_text("{")
+    found = results.read_all(kept, "cpu")
+    assert (len(found.runs), found.problems) == (8, ())
+
+
 def restart(run: Path, **status: object) -> None:
     """Change what a run folder says of its training."""
     path = run / "run.json"
@@ -738,6 +799,8 @@ def test_models_that_a_table_does_not_train_are_told() -> None:
         (["reproduce"], "name a table"),
         (["reproduce", "7", "--dry-run"], "no table '7'"),
         (["reproduce", "1", "--scale", "gpu"], "unknown scale 'gpu'"),
+        (["reproduce", "--list", "--scale", "gpu"], "unknown scale 'gpu'"),
+        (["reproduce", "1", "--dry-run", "--profile", "a100"], "--profile is for SLURM jobs"),
     ],
 )
 def test_a_wrong_request_is_told(arguments: list[str], said: str) -> None:

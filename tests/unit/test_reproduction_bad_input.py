@@ -89,7 +89,9 @@ def test_jobs_of_slurm_ask_for_what_the_scale_needs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], profile: str
 ) -> None:
     asked = []
-    monkeypatch.setattr(cli, "make_launcher", lambda *options: asked.append(options[2]))
+    monkeypatch.setattr(
+        cli, "make_launcher", lambda *options: asked.append(options[2] or options[4])
+    )
     monkeypatch.setattr(Reproduction, "run", lambda self, launcher, retry_failed: True)
     fixed = ["reproduce", "4", "--launcher", "slurm", "--results", str(tmp_path)]
     call = CliRunner().invoke(build(), [*fixed, *arguments])
@@ -120,6 +122,21 @@ def test_what_becomes_of_the_runs_after_ctrl_c_is_told(
     call = CliRunner().invoke(build(), words)
     assert call.exit_code == 130
     assert call.output.splitlines()[0] == said.format(runs)
+
+
+def test_a_run_that_did_not_save_in_time_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(self: Reproduction, launcher: LocalLauncher, retry_failed: bool) -> None:
+        launcher.killed = ["run_1"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reproduction, "run", interrupt)
+    call = CliRunner().invoke(build(), ["reproduce", "4", "--runs", str(tmp_path)])
+    assert call.output.splitlines()[:2] == [
+        "interrupted: the rest is saved, the same command goes on",
+        "killed, for it did not save in time: run_1; it goes on from its last checkpoint",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", " "])

@@ -9,6 +9,7 @@ import pytest
 
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.run_folder import METRICS_FILE, RunFolder
+from piwsl_ocp.ocp.logger import RunLogger
 from tests.run_folders import make_run
 
 
@@ -75,6 +76,17 @@ def test_a_step_that_was_repeated_after_a_resume_counts_once(run: RunFolder) -> 
 def test_a_last_line_that_was_cut_off_is_left_out(run: RunFolder) -> None:
     append(run, '{"relative_rmse": 0.0')
     assert len(RunFolder(run.path).metrics("val")) == 4
+
+
+def test_a_resumed_training_does_not_join_its_log_to_a_line_that_was_cut_off(
+    run: RunFolder,
+) -> None:
+    append(run, '{"relative_rmse": 0.0')
+    places = {"logs_dir": run.path / "logs" / "piwsl", "print_every": 1}
+    logger = RunLogger({"logger": {"tensorboard": False, "wandb": "disabled"}, "cmd": places})
+    logger.log({"relative_rmse": 0.5}, step=50, split="val")
+    logger.close()
+    assert list(RunFolder(run.path).metrics("val")["step"]) == [10, 20, 30, 40, 50]
 
 
 def test_a_broken_line_before_the_last_is_an_error(run: RunFolder) -> None:

@@ -97,8 +97,10 @@ class Curves:
         slots: int = 1,
         looks: float = math.inf,
         fails: Callable[[Job], bool] = lambda job: False,
+        failure: Failure = Failure("no such thing"),  # noqa: B008  (frozen)
     ) -> None:
         self.curve, self.slots, self.looks, self.fails = curve, slots, looks, fails
+        self.failure = failure
         self.jobs: dict[str, Job] = {}
         self.stopped: list[str] = []
         self.begun: list[str] = []
@@ -122,7 +124,7 @@ class Curves:
         self.stopped.clear()
         for folder, job in list(self.jobs.items())[: self.slots]:
             if self.fails(job):
-                found[folder] = Failure("no such thing")
+                found[folder] = self.failure
             elif folder not in found and self._validate(job) == STEPS:
                 found[folder] = None
         for folder in found:
@@ -412,6 +414,34 @@ def test_a_failing_seed_stops_the_others(data: Path, tmp_path: Path) -> None:
     assert trial["state"] == "FAIL"
     assert trial["reason"].startswith("no such thing (run ")
     assert not launcher.jobs
+
+
+def test_a_trial_that_was_ended_from_outside_waits_for_the_next_call(
+    data: Path, tmp_path: Path
+) -> None:
+    """What goes wrong with a node or a memory says nothing of the values of a trial."""
+    content = {"trials": 3, "seeds": [0, 4], "pruner": {"keep_percent": 100.0}}
+    plan = plan_of(tmp_path, data, **content)
+    killed: set[str] = set()
+
+    def fails(job: Job) -> bool:
+        if job.config["seed"] == 4 and len(killed) < 2:
+            killed.add(job.run_folder)
+        return job.run_folder in killed
+
+    launcher = Curves(slots=2, fails=fails, failure=Failure("its node failed", is_passing=True))
+    with (tmp_path / "said").open("w") as file, open_study(plan) as study:
+        search_run.run(plan, study, launcher, Console(file=file, width=200), parallel=1)
+    first = outcome(read_study(plan))
+    assert [trial["state"] for trial in first] == ["RUNNING", "RUNNING", "COMPLETE"]
+    assert [trial["reason"] for trial in first] == [None] * 3
+    assert "trial 0: set aside: its node failed (run aspirin_n4-" in (tmp_path / "said").read_text()
+    assert not launcher.jobs
+    second = make(plan, Curves(slots=2))
+    assert [trial["state"] for trial in second] == ["COMPLETE"] * 3
+    assert [trial["params"] for trial in second] == [trial["params"] for trial in first]
+    whole = plan_of(tmp_path / "whole", data, **content)
+    assert second[0] == make(whole, Curves(slots=2))[0]
 
 
 def test_the_result_is_a_configuration_that_gives_the_run_of_the_best_trial(

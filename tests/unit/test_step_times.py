@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from piwsl_ocp.experiments.reproduction import published, results, step_times
+from piwsl_ocp.experiments.reproduction import published, reproduce, results, step_times
 from piwsl_ocp.experiments.reproduction.comparison import FilledTable, fill
 from piwsl_ocp.experiments.reproduction.plan import Plan, plan, select
 from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction
 from piwsl_ocp.experiments.reproduction.result import Provenance
-from piwsl_ocp.experiments.reproduction.scales import find_scale
+from piwsl_ocp.experiments.reproduction.scales import DatasetRecipe, find_scale
 from piwsl_ocp.experiments.reproduction.step_times import MethodTimes, StepTimes
 from piwsl_ocp.experiments.reproduction.trainings import Training
+from piwsl_ocp.experiments.sweep.local import LocalLauncher
 
 CPU = find_scale("cpu")
 ROUNDS = {"supervised": (0.1, 0.2), "pitc": (0.25, 0.5), "pitc_trapezoid": (0.15, 0.3)}
@@ -68,7 +70,7 @@ def test_kept_times_stand_in_the_table_with_ratios_of_the_same_rounds(
     assert needed.finished(nothing) == 0
     assert needed.seconds(nothing)[0] > 0
     path = step_times.write(made(row), tmp_path)
-    assert path == step_times.times_file(tmp_path, row)
+    assert path.stem == step_times.times_name(row)
     found = results.read_all(tmp_path, "cpu")
     assert not found.problems
     assert needed.finished(found) == 1
@@ -104,4 +106,47 @@ def test_the_plan_names_rows_to_time(tmp_path: Path) -> None:
     lines = (tmp_path / "printed").read_text().splitlines()
     assert lines[0] == "to time      cpu-ani1x_n100-schnet-steps"
     assert lines[1].startswith("no data set ani1x_n100: give --data-source")
-    assert lines[2] == "timed        cpu-ani1x_n100-schnet-steps"
+    assert lines[2:] == ["timed        cpu-ani1x_n100-schnet-steps"]
+
+
+def changed(row: tuple[Training, ...]) -> StepTimes:
+    """Return times of which one method had another configuration."""
+    times = made(row)
+    first, *others = times.methods
+    other = first.model_copy(update={"settings": "0" * 12})
+    return times.model_copy(update={"methods": (other, *others)})
+
+
+@pytest.mark.parametrize(
+    ("kept", "options", "timed"),
+    [
+        (None, {}, True),
+        (made, {}, False),
+        (changed, {}, True),
+        (made, {"missing_only": True}, False),
+        (made, {"time_again": True}, True),
+    ],
+)
+def test_steps_are_timed_once_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: object, options: dict, timed: bool
+) -> None:
+    measured = []
+
+    def measure(row: tuple[Training, ...], data: Path) -> StepTimes:
+        measured.append(row)
+        return made(row)
+
+    monkeypatch.setattr(reproduce, "measure", measure)
+    monkeypatch.setattr(DatasetRecipe, "provide", lambda *_: None)
+    folders = Folders(tmp_path / "runs", tmp_path / "results", tmp_path / "data")
+    said = io.StringIO()
+    console = Console(file=said, width=160)
+    reproduction = Reproduction(select("A9"), CPU, folders, console, models=["schnet"], **options)
+    (row,) = reproduction.plan.timed
+    if kept is not None:
+        step_times.write(kept(row), folders.results)
+    reproduction.show_jobs()
+    assert said.getvalue().startswith("to time" if timed else "timed")
+    assert reproduction.run(LocalLauncher(1))
+    assert measured == [row] * timed
+    assert ("times of 1 rows are kept: --time-again" in said.getvalue()) is not timed

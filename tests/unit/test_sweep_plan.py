@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import Result
 from rich.console import Console
+from typer.testing import CliRunner
 
+from piwsl_ocp.cli import build
+from piwsl_ocp.cli import sweep as cli
 from piwsl_ocp.datasets import ConversionOptions, convert
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.run_record import RunRecord
 from piwsl_ocp.experiments.sweep.plan import make_job, read_experiment, without_repetition
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.slurm_queue import JobState, parse
-from piwsl_ocp.experiments.sweep.status import status_of_folder, steps_done, table
+from piwsl_ocp.experiments.sweep.status import RunStatus, status_of_folder, steps_done, table
 from piwsl_ocp.ocp.config import check_config, configs_folder
 from tests.run_folders import make_run
 
@@ -88,6 +92,18 @@ def test_equal_runs_share_a_folder_wherever_they_are_planned(data: Path, tmp_pat
     assert same.run_folder == job.run_folder != other.run_folder
     (joined,) = without_repetition([job, same])
     assert joined.measurements == ("errors", "bond_scan")
+
+
+@pytest.mark.parametrize(
+    "more", [{"checkpoint": "other/best_checkpoint.pt"}, {"dataset.train.first_n": 5}]
+)
+def test_other_weights_to_begin_with_and_parts_of_the_data_have_a_folder_of_their_own(
+    data: Path, tmp_path: Path, more: dict[str, object]
+) -> None:
+    plain, other = (
+        make_job(SUPERVISED, 0, {**settings(data), **changed}, tmp_path) for changed in ({}, more)
+    )
+    assert plain.run_folder != other.run_folder
 
 
 @pytest.mark.parametrize(
@@ -169,6 +185,58 @@ def test_a_mistake_in_a_profile_is_told_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_the_path_of_a_profile_that_is_not_there_is_not_taken_for_one_of_the_project() -> None:
+    with pytest.raises(UserError, match=r"no SLURM profile at '/no/such/folder/a100.yml'"):
+        SlurmProfile.read("/no/such/folder/a100.yml")
+    assert SlurmProfile.read("a100.yml") == SlurmProfile.read("a100")
+
+
+def dry_run(path: Path, *options: str) -> Result:
+    words = ["sweep", "run", str(path), "--dry-run", "--runs", str(path.parent / "runs")]
+    return CliRunner().invoke(build(), [*words, *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--profile", "a100"], "--profile is for SLURM jobs: add --launcher slurm or leave it"),
+        (["--on-interrupt", "leave"], "--on-interrupt is for SLURM jobs: add --launcher slurm"),
+        (["--launcher", "slurm", "--profile", "nonsense"], "no SLURM profile at 'nonsense'"),
+    ],
+)
+def test_options_that_have_no_effect_or_are_wrong_are_refused(
+    data: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    said = dry_run(experiment(tmp_path, data), *options)
+    assert isinstance(said.exception, UserError)
+    assert str(said.exception).startswith(message)
+
+
+def test_a_dry_run_with_runs_that_would_fail_is_no_success(data: Path, tmp_path: Path) -> None:
+    assert dry_run(experiment(tmp_path, data)).exit_code == 0
+    grid = {"config": [SUPERVISED], "model.cutoff": [5.0, 0]}
+    said = dry_run(experiment(tmp_path, data, grid=grid))
+    assert said.exit_code == 1
+    assert said.output.count("would fail: ") == 1
+
+
+def test_without_a_seed_that_of_the_configuration_counts(data: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yml"
+    settings_of_mine = {"includes": [str(configs_folder() / SUPERVISED)], "seed": 7}
+    mine.write_text(yaml.safe_dump(settings_of_mine))
+
+    def seeds(**grid: list) -> list[int]:
+        jobs = read_experiment(experiment(tmp_path, data, grid=grid), tmp_path / "runs")
+        assert all(f"-s{job.config['seed']}-" in job.name for job in jobs)
+        return [job.config["seed"] for job in jobs]
+
+    assert seeds(config=[SUPERVISED, str(mine)]) == [0, 7]
+    assert seeds(config=[str(mine)], seed=[3]) == [3]
+    mine.write_text(yaml.safe_dump({**settings_of_mine, "seed": "seven"}))
+    with pytest.raises(UserError, match="seed: found 'seven', expected an integer"):
+        seeds(config=[str(mine)])
+
+
 def test_an_unknown_profile_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no SLURM profile at 'a10', did you mean 'a100'\?"):
         SlurmProfile.read("a10")
@@ -212,6 +280,31 @@ def test_the_state_of_runs_is_read_from_their_folders(tmp_path: Path) -> None:
     assert "is cut off or no JSON: make it again with `piwsl validate" in damaged.note
     with pytest.raises(UserError, match="no folder"):
         status_of_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "seen"),
+    [
+        (60, ["running planned", "planned", "interrupted running", "finished"]),
+        (0, ["running planned", "planned"]),
+    ],
+)
+def test_runs_are_watched_while_some_may_be_in_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, seen: list[str]
+) -> None:
+    shown = []
+    looks = iter(["running planned", "planned", "interrupted running", "finished"])
+
+    def look() -> tuple[list[RunStatus], str]:
+        shown.append(next(looks))
+        return [RunStatus(f"run_{n}", state) for n, state in enumerate(shown[-1].split())], ""
+
+    monkeypatch.setattr(cli, "_looker", lambda what, runs: look)
+    monkeypatch.setattr(cli, "QUEUE_SECONDS", seconds)
+    words = ["sweep", "status", str(tmp_path), "--watch", "--interval", "0.1"]
+    said = CliRunner().invoke(build(), words)
+    assert said.exit_code == 0, said.output
+    assert shown == seen
 
 
 def test_the_first_failure_of_a_run_is_kept(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from piwsl_ocp.cli import build
@@ -14,6 +17,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.reproduction.reproduce import Reproduction
 from piwsl_ocp.experiments.run_record import RunRecord, SlurmJob
+from piwsl_ocp.experiments.sweep import slurm as slurm_launcher
 from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.slurm import LastStates, SlurmLauncher, cancel_runs, states_of_runs
@@ -89,11 +93,13 @@ def numbers(jobs: list[Job]) -> list[str | None]:
 
 
 def answer_partitions(slurm: FakeSlurm, partitions: str = PARTITIONS) -> None:
-    """Let sinfo name partitions, a hidden one with --all, and a node of 8 and one of 16 cores."""
+    """Let sinfo name partitions, a hidden one with --all, and the cores of their nodes."""
+    visible = "normal|8\\nnormal|16+\\ngpu|16\\nlong|8\\nlarge|64\\n"
     slurm.script(
         "sinfo",
-        f"case $* in *--all*%P*) printf '{partitions}hidden\\n' ;; *%P*) printf '{partitions}' ;; "
-        "*) printf '8\\n16+\\n' ;; esac",
+        "case $* in *--all*--partition*) echo Conflicting options >&2; exit 1 ;;\n"
+        f"*--all*%P*) printf '{partitions}hidden\\n' ;; *%P*) printf '{partitions}' ;;\n"
+        f"*--all*%R*) printf '{visible}hidden|16\\n' ;; *) printf '{visible}' ;; esac",
     )
 
 
@@ -103,7 +109,6 @@ def test_partitions_that_slurm_accepts_are_accepted(
 ) -> None:
     answer_partitions(slurm)
     slurm_queue.check_fits(partition, 16)
-    assert f"--partition={partition or 'normal'} " in slurm.calls("sinfo")[-1]
 
 
 @pytest.mark.parametrize(
@@ -304,3 +309,140 @@ def test_jobs_of_a_table_are_left_or_cancelled_on_ctrl_c_as_asked(
     words = ["reproduce", "4", "--launcher", "slurm", "--on-interrupt", choice]
     assert CliRunner().invoke(build(), words).exit_code == 130
     assert queue.calls("scancel") == cancelled
+
+
+def test_jobs_that_find_slurm_silent_later_are_submitted_when_it_answers(
+    queue: FakeSlurm, tmp_path: Path
+) -> None:
+    first, second, third = make_jobs(tmp_path, 3)
+    launcher = SlurmLauncher(SlurmProfile(), poll_seconds=0)
+    queue.answer("squeue", SILENCE, 1)
+    with pytest.raises(UserError, match=r"^SLURM does not answer: Unable to contact"):
+        launcher.submit([first])
+    queue.answer("squeue", "")
+    launcher.submit([first])
+    queue.answer("squeue", SILENCE, 1)
+    launcher.submit([second])
+    launcher.submit([third])
+    launcher.stop(third.run_folder)
+    assert launcher.ended() == {third.run_folder: None}
+    assert numbers([first, second, third]) == ["1", None, None]
+    queue.answer("squeue", "1|RUNNING|None\n")
+    assert launcher.ended() == {}
+    assert numbers([first, second, third]) == ["1", "2", None]
+
+
+def test_sbatch_that_does_not_reach_slurm_is_no_refusal(queue: FakeSlurm, tmp_path: Path) -> None:
+    first, second = make_jobs(tmp_path, 2)
+    launcher = SlurmLauncher(SlurmProfile(), poll_seconds=0)
+    launcher.submit([first])
+    takes = (queue.folder / "sbatch").read_text()
+    queue.answer("sbatch", f"sbatch: error: Batch job submission failed: {SILENCE}", 1)
+    launcher.submit([second])
+    (queue.folder / "sbatch").write_text(takes)
+    launcher.ended()
+    assert numbers([first, second]) == ["1", "3"]
+
+
+def killed_while_submitting(
+    queue: FakeSlurm, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let SLURM take jobs from a process that ends before it keeps them."""
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunRecord, "keep_slurm_job", kill)
+        with pytest.raises(KeyboardInterrupt):
+            SlurmLauncher(SlurmProfile()).submit(jobs)
+    (script,) = queue.calls("sbatch")
+    tasks = [f"1_{n}" for n in range(len(jobs))] if len(jobs) > 1 else ["1"]
+    queue.answer("squeue", "".join(f"{task}|PENDING|Priority|{script}\n" for task in tasks))
+
+
+@pytest.mark.parametrize(("count", "found"), [(1, ["1"]), (3, ["1_0", "1_1", "1_2"])])
+def test_jobs_that_slurm_took_from_a_killed_process_are_not_submitted_again(
+    queue: FakeSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    found: list[str],
+) -> None:
+    jobs = make_jobs(tmp_path, count)
+    killed_while_submitting(queue, jobs, monkeypatch)
+    assert numbers(jobs) == [None] * count
+    SlurmLauncher(SlurmProfile()).submit(jobs)
+    assert len(queue.calls("sbatch")) == 1
+    assert numbers(jobs) == found
+
+
+def test_jobs_that_slurm_took_from_a_killed_process_can_be_cancelled(
+    queue: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = make_jobs(tmp_path, 2)
+    killed_while_submitting(queue, jobs, monkeypatch)
+    assert cancel_runs([job.run_folder for job in jobs]) == 2
+    assert queue.calls("scancel") == ["1_0 1_1"]
+
+
+def test_of_two_that_submit_the_same_runs_at_once_one_does(
+    queue: FakeSlurm, tmp_path: Path
+) -> None:
+    sbatch = queue.folder / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("echo Submitted", "sleep 0.3\necho Submitted"))
+    calls = queue.folder / "sbatch.calls"
+    queue.script("squeue", f'[ ! -f "{calls}" ] || echo "1|PENDING|None|$(head -1 "{calls}")"')
+    jobs = make_jobs(tmp_path, 1)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: SlurmLauncher(SlurmProfile()).submit(jobs), range(2)))
+    assert len(queue.calls("sbatch")) == 1
+
+
+def test_a_process_that_submits_for_ever_is_told(
+    queue: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_launcher, "_LOCK_SECONDS", 0)
+    (tmp_path / ".slurm").mkdir()
+    with (
+        FileLock(tmp_path / ".slurm" / "lock"),
+        pytest.raises(
+            UserError, match=r"another process submits runs of '.*: wait for it, or stop"
+        ),
+    ):
+        SlurmLauncher(SlurmProfile()).submit(make_jobs(tmp_path, 1))
+    assert not queue.calls("sbatch")
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds", "reason"),
+    [
+        ("COMPLETED", 60, "its job ended without a result"),
+        ("NODE_FAIL", 0, "its node failed"),
+        ("", 60, "its job vanished, and SLURM keeps no account of it"),
+    ],
+)
+def test_a_result_may_appear_a_minute_after_the_end_of_its_job(
+    queue: FakeSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+    seconds: float,
+    reason: str,
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(slurm_launcher, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    (job,) = make_jobs(tmp_path, 1)
+    launcher = SlurmLauncher(SlurmProfile())
+    launcher.submit([job])
+    queue.answer("squeue", f"1|{word}|None\n" if word else "")
+    ended = [launcher.ended() for _ in range(3)]
+    if seconds:
+        clock[0] += seconds - 1
+        assert [*ended, launcher.ended()] == [{}] * 4
+        clock[0] += 1
+        ended = [{}, {}, launcher.ended()]
+    assert ended[:2] == [{}, {}]
+    failure = ended[2][job.run_folder]
+    assert failure.reason == f"{reason} (SLURM job 1); the same command goes on with it"
+    assert failure.is_passing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +37,11 @@ class Wanted:
     training: Training
     cells: list[Cell] = field(default_factory=list)
     measurements: tuple[str, ...] = ()
+
+    def is_kept(self, seed: int, results: Results) -> bool:
+        """Return whether the run with a seed has a result, with everything that is needed."""
+        result = results.runs.get((self.training.key, seed))
+        return result is not None and result.measurements.issuperset(self.measurements)
 
 
 @dataclass(frozen=True)
@@ -97,22 +102,21 @@ class Plan:
         return len(self.wanted) * self.seeds + len(self.timed)
 
     def finished(self, results: Results) -> int:
-        """Return how many of the runs have a result."""
-        seeds = range(self.seeds)
-        runs = sum((w.training.key, seed) in results.runs for w in self.wanted for seed in seeds)
-        return runs + sum(all(t.key in results.timed for t in row) for row in self.timed)
+        """Return how many of the runs have a result with everything that is needed."""
+        runs = sum(w.is_kept(seed, results) for w in self.wanted for seed in range(self.seeds))
+        return runs + sum(_is_timed(row, results.timed) for row in self.timed)
 
     def seconds(self, results: Results) -> tuple[float, int]:
         """Return the seconds of the runs without a result, and how many trainings are a guess."""
         total, guesses = 0.0, 0
         for wanted in self.wanted:
-            there = sum((wanted.training.key, seed) in results.runs for seed in range(self.seeds))
+            there = sum(wanted.is_kept(seed, results) for seed in range(self.seeds))
             measured = _measured_seconds(wanted.training, results)
             guesses += measured is None
             each = measured or _guessed_seconds(wanted.training, self.scale)
             total += (self.seeds - there) * each * wanted.training.steps
         for row in self.timed:
-            if not all(training.key in results.timed for training in row):
+            if not _is_timed(row, results.timed):
                 each = sum(_guessed_seconds(training, self.scale) for training in row)
                 total += ROUNDS * STEPS * each
                 guesses += 1
@@ -125,12 +129,12 @@ class Jobs:
 
     Attributes:
         jobs: to be done or done, each run once.
-        timed: trainings of each row whose steps are to be timed in turn, data there or not.
+        to_time: trainings of each row whose steps are to be timed in turn, data there or not.
         missing_data: name of a data set that is not there -> why, and what to do.
     """
 
     jobs: tuple[Job, ...]
-    timed: tuple[tuple[Training, ...], ...]
+    to_time: tuple[tuple[Training, ...], ...]
     missing_data: dict[str, str]
 
 
@@ -182,6 +186,8 @@ def jobs_of(
     source: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
     kept: Results | None = None,
+    timed: Collection[tuple[str, str, str, str]] = (),
+    convert: bool = True,
 ) -> Jobs:
     """Return the jobs of a plan, the first seed of every training first.
 
@@ -194,20 +200,22 @@ def jobs_of(
         source: folder of raw files from which missing data sets are made.
         report: receives a line for each data set that is made.
         kept: results of runs that are left out, with what only they need.
+        timed: keys of trainings whose times are kept; a row of such alone is not timed again.
+        convert: whether to make missing data sets; if not, what would be made is named.
     """
     there = Results({}, ()) if kept is None else kept
     needed = [
         (wanted, seed)
         for seed in range(plan.seeds)
         for wanted in plan.wanted
-        if (wanted.training.key, seed) not in there.runs
+        if not wanted.is_kept(seed, there)
     ]
-    timed = tuple(row for row in plan.timed if any(t.key not in there.timed for t in row))
+    to_time = tuple(row for row in plan.timed if not _is_timed(row, timed))
     missing = {}
-    trainings = [wanted.training for wanted, _ in needed] + [row[0] for row in timed]
+    trainings = [wanted.training for wanted, _ in needed] + [row[0] for row in to_time]
     for recipe in {each.data.name: each.data for each in trainings}.values():
         try:
-            recipe.provide(data, source, report)
+            recipe.provide(data, source, report, convert)
         except UserError as error:
             missing[recipe.name] = str(error)
     jobs = tuple(
@@ -215,7 +223,7 @@ def jobs_of(
         for wanted, seed in needed
         if wanted.training.data.name not in missing
     )
-    return Jobs(jobs, timed, missing)
+    return Jobs(jobs, to_time, missing)
 
 
 def duration(seconds: float) -> str:
@@ -224,6 +232,10 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds / 60:.0f} min"
+
+
+def _is_timed(row: Sequence[Training], timed: Collection[tuple[str, str, str, str]]) -> bool:
+    return all(training.key in timed for training in row)
 
 
 def _measured_seconds(trained: Training, results: Results) -> float | None:

@@ -23,7 +23,7 @@ from piwsl_ocp.experiments.reproduction.results import (
     require_writable,
 )
 from piwsl_ocp.experiments.reproduction.scales import Scale, find_scale, scale_names
-from piwsl_ocp.experiments.reproduction.step_times import measure, times_file, times_name
+from piwsl_ocp.experiments.reproduction.step_times import measure, times_name
 from piwsl_ocp.experiments.reproduction.step_times import write as write_times
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.run import Launcher
@@ -58,6 +58,7 @@ class Reproduction:
         seeds: runs of each training, that of the scale by default.
         models: train these alone; all by default.
         missing_only: leave runs alone that have a kept result, with or without a run folder.
+        time_again: time steps anew whose times are kept.
 
     Raises:
         UserError: if a model is unknown, or none of its cells can be run.
@@ -72,12 +73,14 @@ class Reproduction:
         seeds: int | None = None,
         models: Sequence[str] = (),
         missing_only: bool = False,
+        time_again: bool = False,
     ) -> None:
         self.tables = tables
         self.scale = scale
         self.folders = folders
         self.console = console
         self.missing_only = missing_only
+        self.time_again = time_again
         self.plan: Plan = plan(tables, scale, seeds).of_models(models)
         if models and not self.plan.runnable:
             raise UserError(f"nothing to run with {' or '.join(models)} here at this scale")
@@ -87,9 +90,9 @@ class Reproduction:
         jobs = self._jobs(convert=False)
         for job in jobs.jobs:
             self._print(f"{_state(job):12} {job.run_folder}")
-        for row in jobs.timed:
-            is_there = times_file(self.folders.results, row).is_file()
-            self._print(f"{'timed' if is_there else 'to time':12} {times_name(row)}")
+        for row in self.plan.timed:
+            state = "to time" if row in jobs.to_time else "timed"
+            self._print(f"{state:12} {times_name(row)}")
         self._print_missing(jobs)
 
     def run(self, launcher: Launcher, retry_failed: bool = False) -> bool:
@@ -112,9 +115,11 @@ class Reproduction:
         finished = sum(job.is_done for job in jobs.jobs)
         again = sum(self._has_result(job) and not job.is_begun for job in jobs.jobs)
         if again:
+            lack = "not all measurements and" if self.missing_only else "but"
+            advice = "" if self.missing_only else "--missing leaves them alone; "
             self._print(
-                f"{again} of the runs have a kept result but no run folder and are made again: "
-                "--report-only shows what is kept; --missing leaves them alone; "
+                f"{again} of the runs have a kept result {lack} no run folder and are made again: "
+                f"--report-only shows what is kept; {advice}"
                 "--results FOLDER keeps the new ones elsewhere"
             )
         self._print(
@@ -141,17 +146,26 @@ class Reproduction:
 
     def _time_steps(self, jobs: Jobs) -> None:
         """Time the steps of rows that are not trained, on this machine, and keep the times."""
-        for row in jobs.timed:
+        kept = len(self.plan.timed) - len(jobs.to_time)
+        if kept:
+            self._print(f"times of {kept} rows are kept: --time-again measures them anew")
+        for row in jobs.to_time:
             if row[0].data.name in jobs.missing_data:
                 continue
             self._print(f"timing steps in turn: {times_name(row)}")
             write_times(measure(row, self.folders.data), self.folders.results)
 
     def _jobs(self, convert: bool) -> Jobs:
-        source = self.folders.source if convert else None
-        kept = read_all(self.folders.results, self.scale.name) if self.missing_only else None
+        kept = read_all(self.folders.results, self.scale.name)
         return jobs_of(
-            self.plan, self.folders.data, self.folders.runs, source, self._print, kept=kept
+            self.plan,
+            self.folders.data,
+            self.folders.runs,
+            self.folders.source,
+            self._print,
+            kept=kept if self.missing_only else None,
+            timed=() if self.time_again else kept.timed,
+            convert=convert,
         )
 
     def _has_result(self, job: Job) -> bool:

@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
+#: Measurements that some tables need beside the errors, each a field of `RunResult`.
+EXTRA_MEASUREMENTS = ("curl", "bond_scan")
+
 
 class Kept(BaseModel):
     """A part of a kept file; what it does not know is passed over."""
@@ -88,6 +91,12 @@ class RunResult(Kept):
     def key(self) -> tuple[str, str, str, str]:
         """Equal to `Training.key` of the cells that it is a run of."""
         return (self.scale, self.data, self.model, self.settings)
+
+    @property
+    def measurements(self) -> frozenset[str]:
+        """What was measured of the run."""
+        extra = (name for name in EXTRA_MEASUREMENTS if getattr(self, name) is not None)
+        return frozenset(("errors", *extra))
 
     def value(self, quantity: str) -> float | None:
         """Return a quantity of the tables, None if it was not measured."""

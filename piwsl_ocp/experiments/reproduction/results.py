@@ -17,7 +17,11 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.method import method_of
 from piwsl_ocp.experiments.reproduction.published import UNIT
-from piwsl_ocp.experiments.reproduction.result import Provenance, RunResult
+from piwsl_ocp.experiments.reproduction.result import (
+    EXTRA_MEASUREMENTS,
+    Provenance,
+    RunResult,
+)
 from piwsl_ocp.experiments.reproduction.step_times import StepRound, StepTimes, times_folder
 from piwsl_ocp.experiments.reproduction.trainings import RunName, settings_key
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
@@ -89,6 +93,7 @@ def of_run(run: RunFolder) -> RunResult:
         )
     result = run.result()
     optim, method = run.config["optim"], method_of(run.config)
+    noisy_nodes = bool(optim["piwsl"].get("noisy_nodes"))  # kept under the name of the run
     try:
         return RunResult(
             run=run.config["identifier"],
@@ -97,8 +102,8 @@ def of_run(run: RunFolder) -> RunResult:
             model=name.model,
             settings=settings_key(run.config),
             seed=run.seed,
-            method=name.method if optim["piwsl"].get("noisy_nodes") else method.name,
-            detail=method.detail,
+            method=name.method if noisy_nodes else method.name,
+            detail="" if noisy_nodes else method.detail,
             steps=run.last_step,
             train=result["training"]["structures"],
             test=result["errors"]["structures"],
@@ -135,7 +140,8 @@ def write(result: RunResult, results: Path) -> Path:
 def collect(runs: Path, results: Path) -> list[str]:
     """Keep the results of every finished run in a folder of run folders.
 
-    A result that is kept of a later training of the same name stays.
+    A result that is kept of a later training of the same name stays; an equal one is not written
+    again.
 
     Returns:
         One line for each folder that gave none; runs that SLURM has not begun are no mistake.
@@ -167,7 +173,9 @@ def collect(runs: Path, results: Path) -> list[str]:
         except UserError as error:
             problems.append(str(error))
             continue
-        write(_with_measurements(result, kept), results)
+        result = _with_measurements(result, kept)
+        if result != kept:
+            write(result, results)
     return problems
 
 
@@ -203,7 +211,7 @@ def _with_measurements(result: RunResult, kept: RunResult | None) -> RunResult:
     """Add what was measured of the same training when it still had its checkpoint."""
     if kept is None or kept.provenance != result.provenance:
         return result
-    both = {name: getattr(result, name) or getattr(kept, name) for name in ("curl", "bond_scan")}
+    both = {name: getattr(result, name) or getattr(kept, name) for name in EXTRA_MEASUREMENTS}
     return result.model_copy(update=both)
 
 
@@ -211,7 +219,7 @@ def read_all(results: Path, scale: str) -> Results:
     """Return the results of a scale; a file that cannot be read becomes a line, not an error."""
     runs: dict[tuple[tuple[str, str, str, str], int], RunResult] = {}
     problems = []
-    for path in sorted(folder_of(results, scale).glob("*.json")):
+    for path in sorted(folder_of(results, scale).glob("[!.]*.json")):
         try:
             result = _read(path)
             if result.unit != UNIT:
@@ -232,7 +240,7 @@ def read_all(results: Path, scale: str) -> Results:
             result = late
         runs[here] = result
     timed = {}
-    for path in sorted(times_folder(results, scale).glob("*.json")):
+    for path in sorted(times_folder(results, scale).glob("[!.]*.json")):
         try:
             timed |= _read(path, StepTimes).by_key()
         except UserError as error:

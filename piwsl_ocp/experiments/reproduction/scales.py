@@ -151,22 +151,31 @@ class DatasetRecipe:
         words += [str(w) for pair in options.items() if pair[1] is not None for w in pair]
         return " ".join(word if "*" in word else shlex.quote(word) for word in words)
 
-    def provide(self, data: Path, source: Path | None, report: Callable[[str], None]) -> None:
+    def provide(
+        self,
+        data: Path,
+        source: Path | None,
+        report: Callable[[str], None],
+        convert_it: bool = True,
+    ) -> None:
         """Make it where it is not there yet, from files anywhere below a folder.
 
         Args:
             data: folder of all data sets.
             source: folder of raw files, None to make nothing.
             report: receives a line when it is made.
+            convert_it: whether to make it; if not, the error names what it would be made of.
 
         Raises:
-            UserError: if it is not there and cannot be made.
+            UserError: if it is not there and is not made.
         """
         if self.is_made(data):
             return
         if source is None:
             raise UserError(f"give --data-source FOLDER, or make it with {self.command(data)}")
         files = [_only(source, pattern) for pattern in self.patterns]
+        if not convert_it:
+            raise UserError(f"it would be converted from {', '.join(map(str, files))}")
         report(f"converting {self.name} into {data / self.folder}")
         convert(self.kind, files, data / self.folder, self.options, report=report)
 

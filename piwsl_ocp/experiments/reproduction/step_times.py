@@ -126,11 +126,6 @@ def times_folder(results: Path, scale: str) -> Path:
     return results / scale / "steps"
 
 
-def times_file(results: Path, trainings: Sequence[Training]) -> Path:
-    """Return the file of the times of trainings of one model on one data set, there or not."""
-    return times_folder(results, trainings[0].scale) / f"{times_name(trainings)}.json"
-
-
 def times_name(trainings: Sequence[Training]) -> str:
     """Return how the times of trainings of one model on one data set are called."""
     first = trainings[0]

@@ -45,6 +45,9 @@ def run(
 ) -> None:
     """Make trials until there are as many as wanted; those that were under way are taken up.
 
+    A trial whose run was ended from outside, as by a lack of memory or the failure of a node, is
+    set aside: it stays under way, and the next call takes it up.
+
     Args:
         plan: the search.
         study: see `study.open_study`.
@@ -156,6 +159,9 @@ class _Feed:
         curves = [_Curve.read(job) for job in trial.jobs]
         for job, curve in zip(trial.jobs, curves, strict=True):
             failure = self._failures.get(job.run_folder)
+            if failure and failure.is_passing:
+                self._set_aside(trial, f"{failure.reason} (run {job.name})")
+                return
             problem = failure.reason if failure else curve.problem(self._plan.metric)
             if problem is not None:
                 reason = f"{problem} (run {job.name})"
@@ -179,13 +185,22 @@ class _Feed:
     def _end(
         self, ended: _Trial, state: TrialState, words: str, value: float | None = None
     ) -> None:
-        self._active.remove(ended)
         self._study.tell(ended.trial, value, state)
-        needed = {folder for trial in self._active for folder in trial.folders}
-        for folder in (ended.folders & self._under_way) - needed:
-            self._launcher.stop(folder)
+        self._let_go(ended)
         self._progress.say(ended, state, words, self._study)
         self._on_end()
+
+    def _set_aside(self, trial: _Trial, reason: str) -> None:
+        """Leave a trial to the next call of the same command."""
+        self._let_go(trial)
+        self._progress.say(trial, TrialState.RUNNING, f"set aside: {reason}", self._study)
+
+    def _let_go(self, trial: _Trial) -> None:
+        """Stop the runs of a trial, unless another one needs them."""
+        self._active.remove(trial)
+        needed = {folder for other in self._active for folder in other.folders}
+        for folder in (trial.folders & self._under_way) - needed:
+            self._launcher.stop(folder)
 
 
 @dataclass(frozen=True)
@@ -246,7 +261,7 @@ class _Progress:
         self._bar.update(self._task, completed=done, total=total, description=words)
 
     def say(self, ended: _Trial, state: TrialState, words: str, study: optuna.Study) -> None:
-        """Say how a trial ended."""
+        """Say how a trial ended, or why it is set aside."""
         best = best_of(study)
         if state is TrialState.FAIL:
             words = f"failed: {words}"

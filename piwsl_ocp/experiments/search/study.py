@@ -17,6 +17,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from piwsl_ocp.atomic_file import drop_cut_off_line
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.search.plan import SearchPlan
 
@@ -50,7 +51,7 @@ def open_study(plan: SearchPlan) -> Iterator[optuna.Study]:
         raise UserError(f"cannot write to the search in '{plan.folder}': {reason}") from error
     try:
         _load(plan)  # a damaged file is refused before anything is written to it
-        _drop_cut_off_line(plan.folder / JOURNAL)
+        drop_cut_off_line(plan.folder / JOURNAL)
         study = _load(plan) or _create(plan)
         _require_same_search(plan, study)
         yield study
@@ -163,14 +164,6 @@ def _require_records(path: Path) -> None:
             is_record = False
         if not is_record:
             raise ValueError(f"line {number} is no record of a search")
-
-
-def _drop_cut_off_line(path: Path) -> None:
-    """Remove a last line that was cut off in writing; the next one would be joined to it."""
-    content = path.read_bytes() if path.is_file() else b""
-    if not content.endswith(b"\n") and content:
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _sampler(plan: SearchPlan, number: int) -> BaseSampler:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from piwsl_ocp.experiments.job import Job
@@ -29,6 +30,9 @@ class LocalLauncher:
 
     Args:
         parallel: processes at a time; by default one for each GPU, or else for each core.
+
+    Attributes:
+        killed: names of the runs that did not save in time at the end.
     """
 
     poll_seconds = POLL_SECONDS
@@ -36,6 +40,7 @@ class LocalLauncher:
     def __init__(self, parallel: int | None = None) -> None:
         self._gpus = visible_gpus()
         self.slots = parallel or len(self._gpus) or available_cores()
+        self.killed: list[str] = []
         self._waiting: dict[str, Job] = {}
         self._working: dict[str, Worker] = {}
         self._stopping: dict[str, float] = {}
@@ -52,8 +57,9 @@ class LocalLauncher:
         """Let every run save and stop."""
         self._waiting.clear()
         self._stopping.clear()
-        working, self._working = list(self._working.values()), {}
-        stop(working)
+        working, self._working = self._working, {}
+        late = stop(list(working.values()))
+        self.killed = [Path(folder).name for folder, worker in working.items() if worker in late]
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put runs at the end of the queue; the next one goes to the next free process."""
@@ -108,7 +114,9 @@ def _failure(folder: str, worker: Worker) -> Failure | None:
         name = signal.Signals(-code).name
         memory = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
         reason = f"its process was ended by {name}{memory}; the same command goes on with it"
-        return Failure(reason, last_lines(worker.written()))
+        return Failure(reason, last_lines(worker.written()), is_passing=True)
     if code == _INTERRUPTED:
-        return Failure("its process was asked to stop; the same command goes on with it")
-    return Failure(worker.last_line(), last_lines(worker.written()))
+        reason = "its process was asked to stop; the same command goes on with it"
+        return Failure(reason, is_passing=True)
+    is_busy = RunRecord(folder).is_worked_on  # by another process, which this one waited for
+    return Failure(worker.last_line(), last_lines(worker.written()), is_passing=is_busy)

@@ -32,7 +32,8 @@ class Experiment(BaseModel):
     Args:
         name: of the experiment, the title of its tables.
         grid: values of each setting; every combination is one run. A setting is `config` (a
-            configuration), `seed`, or the dotted key of a configuration.
+            configuration), `seed` (without it that of the configuration), or the dotted key of a
+            configuration.
         set: settings that are the same in every run.
         measurements: what to measure of each run's best checkpoint.
     """
@@ -117,7 +118,7 @@ def read_grid(path: Path | str, root: Path | str) -> list[tuple[dict[str, Any], 
 
 def make_job(
     config: Path | str,
-    seed: int,
+    seed: int | None,
     overrides: Mapping[str, Any],
     root: Path | str,
     measurements: tuple[str, ...] = ("errors",),
@@ -126,17 +127,20 @@ def make_job(
 
     Args:
         config: a configuration, see `piwsl_ocp.ocp.config.find_config`.
-        seed: of the run.
+        seed: of the run; None for that of the configuration, or else 0.
         overrides: values of the configuration by dotted key.
         root: folder of the run folders.
         measurements: what to measure of the best checkpoint.
 
     Raises:
         UserError: if the configuration or its data set is missing, or a section that the name is
-            made of is no such section.
+            made of is no such section, or the seed is no integer.
     """
     settings = load_config(config, overrides)
     parse(_NamingSettings, settings, "")
+    seed = settings.get("seed", 0) if seed is None else seed
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f"seed: found {seed!r}, expected an integer")
     settings["seed"] = seed
     settings.setdefault("amp", False)
     for split in _SPLITS:
@@ -212,10 +216,8 @@ def _points(experiment: Experiment) -> Iterable[dict[str, Any]]:
 
 
 def _job(settings: Mapping[str, Any], root: Path | str, measurements: tuple[str, ...]) -> Job:
-    config, seed = settings["config"], settings.get("seed", 0)
+    config = settings["config"]
     if not isinstance(config, str):
         raise UserError(f"config: found {config!r}, expected the path of a configuration")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UserError(f"seed: found {seed!r}, expected an integer")
     overrides = {key: value for key, value in settings.items() if key not in OWN_SETTINGS}
-    return make_job(config, seed, overrides, root, measurements)
+    return make_job(config, settings.get("seed"), overrides, root, measurements)

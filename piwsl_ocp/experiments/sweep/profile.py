@@ -50,7 +50,7 @@ class SlurmProfile(BaseModel):
 
     @classmethod
     def read(cls, path: Path | str) -> SlurmProfile:
-        """Read a profile: a YAML file, or the name of one in the project's `configs/slurm`.
+        """Read a profile: a YAML file, or the bare name of one in the project's `configs/slurm`.
 
         Raises:
             UserError: if there is no such file, or a key or value is wrong.
@@ -83,7 +83,9 @@ class SlurmProfile(BaseModel):
 
 def _find(path: Path) -> Path:
     folder = configs_folder() / "slurm"
-    for candidate in (path, folder / path.name, folder / f"{path.name}.yml"):
+    is_bare = path == Path(path.name)
+    of_project = (folder / path.name, folder / f"{path.name}.yml") if is_bare else ()
+    for candidate in (path, *of_project):
         if candidate.is_file():
             return candidate
     known = [file.stem for file in sorted(folder.glob("*.yml"))]

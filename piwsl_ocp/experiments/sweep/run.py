@@ -32,10 +32,12 @@ class Launcher(AbstractContextManager, Protocol):
 
     Attributes:
         slots: runs at a time.
+        killed: names of the runs that did not save in time at the end of the context.
         poll_seconds: to wait between two looks.
     """
 
     slots: int
+    killed: Sequence[str]
     poll_seconds: float
 
     def submit(self, jobs: Sequence[Job]) -> None:

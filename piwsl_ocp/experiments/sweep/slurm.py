@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import secrets
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
 import submitit
+from filelock import FileLock, Timeout
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.job import Job, to_json
 from piwsl_ocp.experiments.processes import ENVIRONMENT
@@ -29,8 +35,20 @@ from piwsl_ocp.experiments.sweep.slurm_queue import JobState
 #: Folder beside the run folders for scripts, logs and pickles of the jobs.
 SUBMISSIONS = ".slurm"
 
+#: In the folder of each submission: the names of its runs, in the order of the array.
+RUNS_FILE = "runs.json"
+
+#: Seconds to wait for another process that submits runs of the same folder.
+_LOCK_SECONDS = 600.0
+
 #: Looks at the queue that must agree on a job's end: a job on its way back looks ended for a while.
 _LOOKS = 3
+#: Looks before a job without an error is said to have left no result, a minute as a rule: a network
+#: file system may keep for half a minute that a file is not there.
+_LOOKS_FOR_RESULT = 12
+
+#: What sbatch says where SLURM does not answer.
+_SILENCE = re.compile("unable to contact|timed out|connection refused", re.IGNORECASE)
 
 #: Bytes of free space below which a disk counts as full.
 _FULL_DISK = 2**20
@@ -45,6 +63,8 @@ class SlurmLauncher:
         poll_seconds: between two looks at the queue.
     """
 
+    killed = ()
+
     def __init__(
         self,
         profile: SlurmProfile,
@@ -55,6 +75,9 @@ class SlurmLauncher:
         self.slots = profile.array_parallelism
         self.poll_seconds = poll_seconds
         self._cancel_on_interrupt = cancel_on_interrupt
+        self._unsent: dict[str, Job] = {}
+        self._withdrawn: list[str] = []
+        self._has_sent = False
         self._watched: dict[str, _Watched] = {}
 
     def __enter__(self) -> SlurmLauncher:
@@ -70,6 +93,7 @@ class SlurmLauncher:
         """Leave the jobs, which go on without this process; after Ctrl-C, perhaps cancel them."""
         with suppress(slurm_queue.SlurmSilent):
             self._cancel_stopped()
+        self._unsent.clear()
         watched, self._watched = self._watched, {}
         if kind is not None and issubclass(kind, KeyboardInterrupt) and self._cancel_on_interrupt():
             slurm_queue.cancel([run.slurm_job.number for run in watched.values()])
@@ -80,17 +104,38 @@ class SlurmLauncher:
         SLURM limits the jobs at a time within each array alone. So of several arrays each begins
         when the one before has ended, unless the profile lets all jobs run at once.
 
+        Where SLURM does not answer, jobs after the first ones wait for one of the next looks.
+
         Raises:
             UserError: if SLURM refuses jobs or does not answer; what it took before goes on.
         """
-        found = self._active(jobs)
-        found |= self._submit([job for job in jobs if job.run_folder not in found])
+        self._unsent |= {job.run_folder: job for job in jobs}
+        try:
+            self._send()
+        except slurm_queue.SlurmSilent:
+            if not self._has_sent:
+                raise
+
+    def _send(self) -> None:
+        """Submit what waits for that."""
+        jobs = list(self._unsent.values())
+        if not jobs:
+            return
+        root = Path(jobs[0].run_folder).parent
+        with _only_one_that_submits(root):
+            _keep_lost_jobs(root)
+            found = self._active(jobs)
+            found |= self._submit([job for job in jobs if job.run_folder not in found])
+        seconds = _LOOKS_FOR_RESULT * self.poll_seconds
         for job in jobs:
-            self._watched[job.run_folder] = _Watched(job, found[job.run_folder])
+            self._watched[job.run_folder] = _Watched(job, found[job.run_folder], seconds)
+        self._unsent.clear()
+        self._has_sent = True
 
     def ended(self) -> dict[str, Failure | None]:
         """Return the runs that ended since the last look; none where SLURM does not answer."""
         with suppress(slurm_queue.SlurmSilent):
+            self._send()
             self._cancel_stopped()
             known = slurm_queue.states(
                 run.slurm_job for run in self._watched.values() if not run.job.is_done
@@ -100,11 +145,15 @@ class SlurmLauncher:
         found = {f: run.failure for f, run in self._watched.items() if run.has_ended}
         for folder in found:
             del self._watched[folder]
+        found |= dict.fromkeys(self._withdrawn)
+        self._withdrawn.clear()
         return found
 
     def stop(self, run_folder: str) -> None:
         """Cancel the job of one run, which saves; if SLURM is silent, at one of the next looks."""
-        if run_folder in self._watched:
+        if self._unsent.pop(run_folder, None):
+            self._withdrawn.append(run_folder)
+        elif run_folder in self._watched:
             self._watched[run_folder].to_be_stopped = True
             with suppress(slurm_queue.SlurmSilent):
                 self._cancel_stopped()
@@ -135,6 +184,9 @@ class SlurmLauncher:
             try:
                 array = self._submit_array(jobs[start : start + size], before)
             except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+                if _SILENCE.search(_last_line(error)):
+                    silence = f"SLURM does not answer: {_last_line(error)}"
+                    raise slurm_queue.SlurmSilent(silence) from None
                 raise UserError(_refusal(error, len(jobs), len(submitted))) from None
             submitted |= array
             before = next(iter(array.values())).number.split("_")[0] if in_turn else None
@@ -145,7 +197,10 @@ class SlurmLauncher:
         # A folder of its own for each submission: a new cluster gives old job numbers again.
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
         name = f"{now}-{secrets.token_hex(3)}"
-        executor = self._executor(Path(jobs[0].run_folder).parent / SUBMISSIONS / name, before)
+        folder = Path(jobs[0].run_folder).parent / SUBMISSIONS / name
+        runs = json.dumps([job.name for job in jobs])
+        write_atomically(folder / RUNS_FILE, lambda file: file.write(runs.encode()))
+        executor = self._executor(folder, before)
         with executor.batch():
             submitted = [executor.submit(SlurmRun(to_json([job]))) for job in jobs]
         found = {
@@ -185,7 +240,9 @@ class _Watched:
     Attributes:
         job: the run.
         slurm_job: that makes it.
+        seconds_for_result: after the end of a job without an error, in which a result may appear.
         looks: how often in succession its job looked ended.
+        ended: when it first did so.
         end: how it ended, where SLURM knows it.
         to_be_stopped: whether its job is to be cancelled.
         is_cancelled: whether SLURM was told so.
@@ -193,7 +250,9 @@ class _Watched:
 
     job: Job
     slurm_job: SlurmJob
+    seconds_for_result: float
     looks: int = 0
+    ended: float = math.inf
     end: JobState | None = None
     to_be_stopped: bool = False
     is_cancelled: bool = False
@@ -201,7 +260,11 @@ class _Watched:
     @property
     def has_ended(self) -> bool:
         """Whether the run is finished, or its job will not run again."""
-        return self.looks >= _LOOKS or self.job.is_done
+        if self.job.is_done:
+            return True
+        without_error = self.end is None or self.end.word == "COMPLETED"
+        needed = self.seconds_for_result if without_error and not self.to_be_stopped else 0.0
+        return self.looks >= _LOOKS and time.monotonic() - self.ended >= needed
 
     @property
     def failure(self) -> Failure | None:
@@ -213,8 +276,10 @@ class _Watched:
     def look(self, state: JobState | None) -> None:
         """Take note of what SLURM says of the job."""
         if state is not None and state.is_active:
-            self.looks = 0
+            self.looks, self.end = 0, None
             return
+        if not self.looks:
+            self.ended = time.monotonic()
         self.looks += 1
         self.end = state or self.end
 
@@ -226,6 +291,8 @@ def cancel_runs(folders: Sequence[Path | str]) -> int:
         UserError: if SLURM is missing or does not answer.
     """
     slurm_queue.require_slurm()
+    for root in {Path(folder).parent for folder in folders}:
+        _keep_lost_jobs(root)
     known = slurm_queue.states(_jobs_of_runs(folders).values())
     active = sorted({job.number for job, state in known.items() if state.is_active})
     slurm_queue.cancel(active)
@@ -267,6 +334,48 @@ class LastStates:
         return {folder: state for folder, state in self._last.items() if state is not None}
 
 
+@contextmanager
+def _only_one_that_submits(root: Path) -> Iterator[None]:
+    """Let one process at a time submit runs of a folder; the next one finds their jobs.
+
+    Raises:
+        UserError: if another process does not end with that, or the folder cannot be written.
+    """
+    folder = root / SUBMISSIONS
+    lock = FileLock(folder / "lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        raise UserError(
+            f"another process submits runs of '{root}', for more than {_LOCK_SECONDS:.0f} s: wait "
+            "for it, or stop it first"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}': {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _keep_lost_jobs(root: Path) -> None:
+    """Keep the jobs in the queue whose process was ended after SLURM took and before it kept them.
+
+    Raises:
+        SlurmSilent: if SLURM does not answer.
+    """
+    for number, state in slurm_queue.queue().items():
+        script = re.search(rf"/{re.escape(SUBMISSIONS)}/([^/|]+)/", state.script)
+        task = re.fullmatch(r"\d+(?:_(\d+))?", number)
+        path = root / SUBMISSIONS / script[1] / RUNS_FILE if script else root
+        if not (task and state.is_active and path.is_file()):
+            continue
+        record = RunRecord(root / json.loads(path.read_text())[int(task[1] or 0)])
+        if record.slurm_job != (job := SlurmJob(number, path.parent.name)):
+            record.keep_slurm_job(job)
+
+
 def _jobs_of_runs(folders: Sequence[Path | str]) -> dict[Path | str, SlurmJob]:
     """Return the SLURM jobs of the runs that were given to one, by run folder."""
     return {folder: job for folder in folders if (job := RunRecord(folder).slurm_job)}
@@ -306,11 +415,12 @@ def _failure(job: Job, slurm_job: SlurmJob, end: JobState | None) -> Failure:
         return kept
     root = Path(job.run_folder).parent
     if shutil.disk_usage(root).free < _FULL_DISK:
-        return Failure(f"the disk of '{root}' is full: free space there")
+        return Failure(f"the disk of '{root}' is full: free space there", is_passing=True)
     explanation = end.explanation if end else "its job vanished, and SLURM keeps no account of it"
     return Failure(
         f"{explanation} (SLURM job {slurm_job.number}); the same command goes on with it",
         last_lines(_log(root, slurm_job)),
+        is_passing=True,
     )
 
 

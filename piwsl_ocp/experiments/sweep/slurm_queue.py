@@ -87,7 +87,20 @@ def states(jobs: Iterable[SlurmJob]) -> dict[SlurmJob, JobState]:
     wanted = set(jobs)
     if not wanted:
         return {}
-    queue = parse(
+    in_queue = queue()
+    missing = sorted({job.number for job in wanted} - in_queue.keys())
+    known = {**in_queue, **(_accounted(missing) if missing else {})}
+    found = {job: known[job.number] for job in wanted if job.number in known}
+    return {job: s for job, s in found.items() if not s.script or job.submission in s.script}
+
+
+def queue() -> dict[str, JobState]:
+    """Return the states of the user's jobs in the queue by their numbers.
+
+    Raises:
+        SlurmSilent: if SLURM does not answer.
+    """
+    return parse(
         _ask(
             "squeue",
             "--noheader",
@@ -97,10 +110,6 @@ def states(jobs: Iterable[SlurmJob]) -> dict[SlurmJob, JobState]:
             "--format=%i|%T|%r|%o",
         )
     )
-    missing = sorted({job.number for job in wanted} - queue.keys())
-    known = {**queue, **(_accounted(missing) if missing else {})}
-    found = {job: known[job.number] for job in wanted if job.number in known}
-    return {job: s for job, s in found.items() if not s.script or job.submission in s.script}
 
 
 def parse(answer: str) -> dict[str, JobState]:
@@ -153,11 +162,13 @@ def check_fits(partition: str | None, cores: int) -> None:
             "SLURM has no default partition: set `partition` in the profile, one of "
             + ", ".join(names)
         )
-    for name in partition.split(","):
+    chosen = partition.split(",")
+    for name in chosen:
         if name not in names:
             raise UserError(f"SLURM has no partition '{name}': use one of {', '.join(names)}")
-    nodes = _ask(*ask, "--Node", f"--partition={partition}", "-o", "%c")
-    largest = max((int(count.strip().rstrip("+")) for count in nodes.split()), default=0)
+    # sinfo takes --all or --partition, not both.
+    nodes = (line.split("|") for line in _ask(*ask, "--Node", "-o", "%R|%c").split())
+    largest = max((int(count.rstrip("+")) for name, count in nodes if name in chosen), default=0)
     if cores > largest:
         raise UserError(
             f"the SLURM profile asks for {cores} cores on a node, and the largest node of "

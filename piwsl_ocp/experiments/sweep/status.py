@@ -143,6 +143,14 @@ def is_active(statuses: Sequence[RunStatus]) -> bool:
     return any(status.state in ACTIVE for status in statuses)
 
 
+def may_be_queued(statuses: Sequence[RunStatus]) -> bool:
+    """Return whether a run may be in the queue of a local sweep, of which nothing is kept."""
+    return any(
+        status.state == "planned" or (status.state == "interrupted" and not status.note)
+        for status in statuses
+    )
+
+
 def _status(
     folder: Path, measured: bool, steps: int | None, slurm: Mapping[Path, Any]
 ) -> RunStatus:
