@@ -32,8 +32,8 @@ class PIWSLCalculator(Calculator):
         device: where the model runs: `cpu`, `cuda`, `cuda:1` ...; None: the GPU where there is one.
 
     Raises:
-        UserError: if the checkpoint cannot be read, or a structure holds an element without a
-            reference energy.
+        UserError: if the checkpoint cannot be read, or a structure holds an element that the model
+            was not trained on.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces"]
@@ -52,23 +52,25 @@ class PIWSLCalculator(Calculator):
     ) -> None:
         """Compute energy and forces of one structure."""
         super().calculate(atoms, properties, system_changes)
+        self._check_elements(self.atoms)
         (prediction,) = self.predictor.predict_atoms([self.atoms])
         to_ev = energy_factor(self.predictor.unit, "eV")
         energy = (float(prediction.energy) + self._reference_energy(self.atoms)) * to_ev
         forces = prediction.forces.cpu().numpy().astype(np.float64) * to_ev
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
 
-    def _reference_energy(self, atoms: Atoms) -> float:
-        references = self.predictor.references
-        if not references:
-            return 0.0
-        unknown = sorted(set(atoms.numbers.tolist()) - set(references))
+    def _check_elements(self, atoms: Atoms) -> None:
+        trained = self.predictor.info.get("data", {}).get("elements")
+        unknown = sorted(set(atoms.numbers.tolist()) - set(trained or atoms.numbers.tolist()))
         if unknown:
             raise UserError(
-                f"no reference energy for atomic number {unknown[0]}: the model was trained on "
-                f"{sorted(references)}"
+                f"atomic number {unknown[0]}: the model was trained on {trained} alone, leave such "
+                "structures out"
             )
-        return float(sum(references[number] for number in atoms.numbers.tolist()))
+
+    def _reference_energy(self, atoms: Atoms) -> float:
+        references = self.predictor.references
+        return float(sum(references.get(number, 0.0) for number in atoms.numbers.tolist()))
 
 
 def predict_file(

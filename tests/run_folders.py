@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-#: Weak losses of three methods, as `optim.piwsl` holds them.
+#: Options of four methods, as `optim.piwsl` holds them.
 METHODS: dict[str, dict[str, Any]] = {
     "supervised": {"terms": {}},
+    "noisy_nodes": {
+        "terms": {},
+        "noisy_nodes": 1.0,
+        "displacement": {"name": "uniform", "epsilon_max_angstrom": 0.025},
+    },
     "piwsl": {
         "terms": {"pitc": 1.2, "pisc": 0.01},
         "displacement": {"name": "uniform", "epsilon_max_angstrom": 0.015},

@@ -45,5 +45,10 @@ def compare(
             write_atomically(path, lambda file, content=content: file.write(content))
     if out is not None:
         command = shlex.join(["piwsl", *sys.argv[1:]])
-        write_report(comparison, out, bond=bond_figure(comparison), command=command)
+        bond = bond_figure(comparison, on_omission=_note_omission)
+        write_report(comparison, out, bond=bond, command=command)
         console.print(f"page: {out}")
+
+
+def _note_omission(reason: str) -> None:
+    console.print(f"note: no bond profiles on the page: {reason}", markup=False)

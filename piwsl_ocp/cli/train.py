@@ -35,7 +35,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Override one value: --set optim.max_steps=500. Repeatable."),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes.")] = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Data-parallel processes. Default: the configuration's, or 1."),
+    ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU, GPU or not.")] = False,
     amp: Annotated[
         bool | None,
@@ -66,12 +69,19 @@ def train(
 
 def resume(
     run_folder: RunFolder,
-    processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes.")] = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Data-parallel processes: as many as before, the default."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show fairchem's log lines.")] = False,
 ) -> None:
     """Go on with a training that was interrupted, from its last checkpoint."""
+    from piwsl_ocp.ocp.provenance import code_version
     from piwsl_ocp.ocp.run import train as run_training
+    from piwsl_ocp.ocp.run_status import changes_of_code
 
+    if changes := changes_of_code(run_folder, code_version()):
+        console.print(f"note: other code than before, the result may differ: {changes}")
     _run(
         run_folder,
         lambda: run_training(
@@ -108,11 +118,15 @@ def validate(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     device: Device = None,
 ) -> None:
-    """Print energy and force errors and the consistency error on a split, and keep them."""
+    """Print energy and force errors and the consistency error on a split, and keep them.
+
+    Those on other data than the training's are kept apart, and no table of runs shows them.
+    """
     from piwsl_ocp.evaluation.evaluate import evaluate
 
     evaluation = evaluate(run, data, split, device=device, progress=True)
     console.print(evaluation.table())
+    console.print(f"results: {evaluation.file}")
 
 
 def predict(

@@ -52,7 +52,7 @@ class BondProfile:
             within_angstrom: smallest and largest length to count; all by default.
 
         Raises:
-            ValueError: if lengths or units differ.
+            ValueError: if lengths or units differ, or no length counts.
         """
         if self.unit != reference.unit or not np.allclose(
             self.distances_angstrom, reference.distances_angstrom, atol=1e-6
@@ -63,6 +63,8 @@ class BondProfile:
         lengths = np.asarray(self.distances_angstrom)
         low, high = within_angstrom or (lengths[0], lengths[-1])
         counted = (lengths >= low) & (lengths <= high)
+        if not counted.any():
+            raise ValueError(f"the profile has no bond length from {low} to {high} Angstrom")
         return float(np.sqrt(np.mean(np.square(difference[counted]))))
 
     def _nearest(self, distance_angstrom: float) -> int:

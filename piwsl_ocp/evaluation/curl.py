@@ -23,13 +23,7 @@ from torch import Tensor
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.consistency.randomness import generators
-from piwsl_ocp.datasets import DatasetInfo
-from piwsl_ocp.evaluation.evaluate import (
-    atoms_of_split,
-    check_same_labels,
-    results_folder,
-    training_data,
-)
+from piwsl_ocp.evaluation.evaluate import atoms_of_split, data_to_evaluate, results_folder
 from piwsl_ocp.ocp.predictor import Predictor
 
 #: Step of the central differences, Angstrom.
@@ -134,7 +128,7 @@ def measure_curl(
 ) -> Curl:
     """Measure the curl of a checkpoint on the first structures of a split, in float64.
 
-    `results/curl.json` is written into the run folder.
+    `curl.json` is written into the `results_folder`.
 
     Args:
         source: a run folder (then its best checkpoint) or a checkpoint file.
@@ -148,8 +142,7 @@ def measure_curl(
         UserError: if the checkpoint does not fit the data set, or something cannot be read.
     """
     predictor = Predictor.load(source, device).double()
-    folder = Path(dataset_folder) if dataset_folder else training_data(predictor)
-    check_same_labels(predictor, DatasetInfo.read(folder), folder)
+    folder, info = data_to_evaluate(predictor, dataset_folder, split)
     chosen = list(zip(range(structures), atoms_of_split(folder, split), strict=False))
     norms, jacobians = [], []
     for record, atoms in track(chosen, "curl", disable=not progress):
@@ -172,7 +165,8 @@ def measure_curl(
         estimated=len(norms) - len(jacobians),
     )
     text = json.dumps({"split": split, **asdict(found)}, indent=2) + "\n"
-    write_atomically(results_folder(source) / "curl.json", lambda f: f.write(text.encode()))
+    path = results_folder(source, predictor, info, split) / "curl.json"
+    write_atomically(path, lambda file: file.write(text.encode()))
     return found
 
 

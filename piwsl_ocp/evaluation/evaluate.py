@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -28,14 +29,12 @@ from piwsl_ocp.evaluation.consistency_error import (
 from piwsl_ocp.evaluation.errors import Errors, errors
 from piwsl_ocp.evaluation.noise import noise_floor
 from piwsl_ocp.ocp.dataset import GraphLmdbDataset
+from piwsl_ocp.ocp.labels import check_same_labels
 from piwsl_ocp.ocp.predictor import Predictions, Predictor, checkpoint_path
 from piwsl_ocp.units import energy_factor
 
 #: Structures whose energies are evaluated repeatedly for the noise floor.
 NOISE_STRUCTURES = 8
-
-#: Largest difference between two reference energies that count as the same, kcal/mol.
-_REFERENCE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Evaluation:
         errors: energy and force errors in the unit of the labels.
         consistency: consistency error in the same unit.
         noise_floor: standard deviation of the energy of one input over repeated evaluations.
+        file: where this is kept.
     """
 
     split: str
@@ -59,6 +59,7 @@ class Evaluation:
     errors: Errors
     consistency: ConsistencyError
     noise_floor: float
+    file: Path
 
     @property
     def unit(self) -> str:
@@ -121,8 +122,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure errors, consistency error and noise floor of a checkpoint.
 
-    `results/<split>.json` and `results/predictions_<split>.npz` are written into the run folder,
-    each when it is complete; an earlier result for the same split is replaced.
+    `<split>.json` and `predictions_<split>.npz` are written into the `results_folder`, each when it
+    is complete; an earlier result for the same split of the same data is replaced.
 
     Args:
         source: a run folder (then its best checkpoint) or a checkpoint file.
@@ -137,12 +138,7 @@ def evaluate(
         UserError: if the checkpoint does not fit the data set, or something cannot be read.
     """
     predictor = Predictor.load(source, device)
-    folder = Path(dataset_folder) if dataset_folder else training_data(predictor)
-    info = DatasetInfo.read(folder)
-    check_same_labels(predictor, info, folder)
-    if split not in info.splits:
-        raise UserError(f"'{folder}' has no split '{split}': use one of {', '.join(info.splits)}")
-
+    folder, info = data_to_evaluate(predictor, dataset_folder, split)
     trained = predictor.info["data"]["splits"]["train"]
     predictions = predictor.predict(folder, split, batch_size=batch_size, progress=progress)
     evaluation = Evaluation(
@@ -157,43 +153,43 @@ def evaluate(
         errors=_errors(predictions, trained["energy_mean"]),
         consistency=_consistency(predictor, folder, split, batch_size, epsilon_angstrom, progress),
         noise_floor=_noise_floor(predictor, folder, split),
+        file=results_folder(source, predictor, info, split) / f"{split}.json",
     )
-    _write(results_folder(source), evaluation, predictions)
+    _write(evaluation, predictions)
     return evaluation
 
 
-def check_same_labels(predictor: Predictor, info: DatasetInfo, folder: Path) -> None:
-    """Refuse a data set whose energies have another unit or zero than those of the training.
+def data_to_evaluate(
+    predictor: Predictor, dataset_folder: Path | str | None, split: str
+) -> tuple[Path, DatasetInfo]:
+    """Return folder and facts of the data set to evaluate on.
+
+    Args:
+        predictor: the model.
+        dataset_folder: a converted data set; that of the training by default.
+        split: train, val or test.
 
     Raises:
-        UserError: if unit, elements or reference energies differ.
+        UserError: if the data do not fit the model, lack the split, or are by default not those of
+            the training any more.
     """
-    trained = predictor.info.get("data")
+    folder = Path(dataset_folder) if dataset_folder else training_data(predictor)
+    info, trained = DatasetInfo.read(folder), predictor.info.get("data")
     if not trained:
         raise UserError(
             "the checkpoint does not say what data it was trained on: train on a data set made by "
             "`piwsl data convert`"
         )
-    if info.unit != predictor.unit:
+    references = predictor.references
+    check_same_labels(info, predictor.unit, trained["elements"], references, f"'{folder}'")
+    if split not in info.splits:
+        raise UserError(f"'{folder}' has no split '{split}': use one of {', '.join(info.splits)}")
+    if not dataset_folder and not _is_own(predictor, info, split):
         raise UserError(
-            f"'{folder}' holds energies in {info.unit}, the model was trained in {predictor.unit}: "
-            f"convert the data with --unit {predictor.unit}"
+            f"the split '{split}' of '{folder}' was made anew since the training, its checksum "
+            f"differs: convert the data as before, or say --data {folder} to evaluate on it"
         )
-    unknown = sorted(set(info.elements) - set(trained["elements"]))
-    if unknown:
-        raise UserError(
-            f"'{folder}' holds atomic number {unknown[0]}, the model was trained on "
-            f"{trained['elements']}: use data with the same elements"
-        )
-    tolerance = _REFERENCE_TOLERANCE * energy_factor("kcal/mol", info.unit)
-    for number in info.elements:
-        here, there = info.references.get(number, 0.0), predictor.references.get(number, 0.0)
-        if abs(here - there) > tolerance:
-            raise UserError(
-                f"reference energy of atomic number {number} is {here:.6f} {info.unit} in "
-                f"'{folder}' and {there:.6f} in the training: use a split of the training's own "
-                "data set, or convert both with the same references"
-            )
+    return folder, info
 
 
 def training_data(predictor: Predictor) -> Path:
@@ -216,13 +212,31 @@ def run_folder_of(source: Path | str) -> Path:
     return source.parent.parent if source.parent.name == "checkpoints" else source.parent
 
 
-def results_folder(source: Path | str) -> Path:
-    """Return the folder for results of a run folder or checkpoint file.
+def results_folder(source: Path | str, predictor: Predictor, info: DatasetInfo, split: str) -> Path:
+    """Return the folder for results on a split: `results` of the run folder, or one in it.
 
-    Results of another checkpoint than the best one go to a folder of that checkpoint's name.
+    Results of another checkpoint than the best one go to a folder of that checkpoint's name, those
+    on other data than the training's own to one of the data set's name and checksum.
+
+    Args:
+        source: a run folder or checkpoint file.
+        predictor: its model.
+        info: the data set.
+        split: a split of it.
     """
     folder, name = run_folder_of(source) / "results", checkpoint_path(source).stem
-    return folder if name == "best_checkpoint" else folder / name
+    if name != "best_checkpoint":
+        folder /= name
+    if not _is_own(predictor, info, split):
+        word = re.sub(r"[^A-Za-z0-9_.]+", "_", info.name)
+        folder /= f"{word}-{info.splits[split].checksum[:8]}"
+    return folder
+
+
+def _is_own(predictor: Predictor, info: DatasetInfo, split: str) -> bool:
+    """Return whether a split of a data set is that of the training's own data set."""
+    own = predictor.info["data"]["splits"].get(split, {})
+    return own.get("checksum") == info.splits[split].checksum
 
 
 def atoms_of_split(folder: Path, split: str) -> Iterator[Atoms]:
@@ -293,11 +307,11 @@ def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _write(folder: Path, evaluation: Evaluation, predictions: Predictions) -> None:
+def _write(evaluation: Evaluation, predictions: Predictions) -> None:
     arrays = {key: np.asarray(value) for key, value in asdict(predictions).items()}
     text = json.dumps(evaluation.to_dict(), indent=2) + "\n"
     write_atomically(
-        folder / f"predictions_{evaluation.split}.npz",
+        evaluation.file.with_name(f"predictions_{evaluation.split}.npz"),
         lambda file: np.savez_compressed(file, **arrays),
     )
-    write_atomically(folder / f"{evaluation.split}.json", lambda file: file.write(text.encode()))
+    write_atomically(evaluation.file, lambda file: file.write(text.encode()))

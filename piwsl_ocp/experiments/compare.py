@@ -14,6 +14,7 @@ from typing import Any
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.method import Method, method_of
 from piwsl_ocp.experiments.run_folder import RunFolder
+from piwsl_ocp.ocp.options import PIWSLOptions
 
 #: What is compared, in the order of the table; lower is better everywhere.
 QUANTITIES = (
@@ -26,9 +27,25 @@ QUANTITIES = (
 )
 
 #: Sections of a configuration that should agree apart from the method.
-_SETTINGS = ("optim", "outputs", "loss_functions", "evaluation_metrics", "amp")
-#: What belongs to the method, or changes how a step is computed but not what it gives.
-_METHOD_SETTINGS = (
+_SETTINGS = (
+    "amp",
+    "checkpoint",
+    "dataset",
+    "evaluation_metrics",
+    "loss_functions",
+    "optim",
+    "outputs",
+    "task",
+    "trainer",
+    "world_size",
+)
+#: What belongs to the method, changes how a step is computed but not what it gives, or is compared
+#: by the checksum of the data.
+_OTHER_SETTINGS = (
+    "dataset.train.src",
+    "dataset.val.src",
+    "dataset.test",
+    "optim.piwsl.noisy_nodes",
     "optim.piwsl.terms",
     "optim.piwsl.displacement",
     "optim.piwsl.metric",
@@ -37,6 +54,12 @@ _METHOD_SETTINGS = (
     "optim.eval_batch_size",
     "optim.num_workers",
 )
+#: Values of settings that a configuration may leave out.
+_DEFAULTS = {
+    "amp": False,
+    "optim": {"piwsl": PIWSLOptions().model_dump()},
+    "world_size": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +78,11 @@ class Run:
     def method(self) -> Method:
         """Its method."""
         return method_of(self.folder.config)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What makes its training apart from method, model, data and seed, by dotted key."""
+        return {**_flat(_DEFAULTS), **_flat(self.folder.config)}
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -108,14 +136,15 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Row:
-    """All runs of one method.
+    """All runs of one method with the same settings.
 
     Attributes:
-        label: name of the method, unique in the comparison.
+        label: name of the method, with what tells it from other rows of that name.
         runs: its runs, ordered by seed.
         statistics: of each of `QUANTITIES`.
         change: mean relative to that of the supervised runs less 1; empty without such runs and
-            for the supervised runs themselves.
+            for the supervised runs themselves. Where supervised runs have several settings, those
+            with the same settings count.
     """
 
     label: str
@@ -139,7 +168,7 @@ class Comparison:
     """Methods side by side.
 
     Attributes:
-        rows: one a method, supervised first.
+        rows: one for each method and its settings, supervised first.
         unit: energy unit of all errors.
         split: the split they were evaluated on.
         notes: settings apart from the method in which the runs differ; empty for a fair comparison.
@@ -177,7 +206,7 @@ class Comparison:
 
 
 def compare(run_folders: Iterable[Path | str], split: str = "test") -> Comparison:
-    """Group runs by method and average over seeds.
+    """Group runs by method and settings, and average over seeds.
 
     Args:
         run_folders: finished runs with results on the split.
@@ -185,7 +214,7 @@ def compare(run_folders: Iterable[Path | str], split: str = "test") -> Compariso
 
     Raises:
         UserError: if a run is not finished or not evaluated, if two runs differ in data, model or
-            number of steps, or if a method has the same seed twice.
+            number of steps, or if two with the same method and settings have the same seed.
     """
     runs = [Run(RunFolder(Path(folder)), split) for folder in run_folders]
     if not runs:
@@ -193,15 +222,11 @@ def compare(run_folders: Iterable[Path | str], split: str = "test") -> Compariso
     for run in runs:
         _check_finished(run)
     _check_comparable(runs)
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.method.key, []).append(run)
-    ordered = sorted(groups.values(), key=lambda group: not group[0].method.is_supervised)
-    for group in ordered:
-        group.sort(key=lambda run: run.folder.seed)
+    groups = _grouped(runs)
+    for group in groups:
         _check_seeds(group)
     return Comparison(
-        rows=_rows(ordered),
+        rows=_rows(groups),
         unit=runs[0].result["unit"],
         split=split,
         notes=_differing_settings(runs),
@@ -225,19 +250,48 @@ def compare_evaluated(run_folders: Iterable[Path | str], split: str = "test") ->
     return compare(folders, split)
 
 
+def _grouped(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs that differ in the seed alone together, ordered by it, supervised ones first."""
+    groups: list[list[Run]] = []
+    for run in sorted(runs, key=lambda run: not run.method.is_supervised):
+        for group in groups:
+            if group[0].method.key == run.method.key and not _differing([group[0], run]):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return [sorted(group, key=lambda run: run.folder.seed) for group in groups]
+
+
 def _rows(groups: Sequence[Sequence[Run]]) -> tuple[Row, ...]:
-    names = [group[0].method.name for group in groups]
-    baseline: dict[str, Statistic] | None = None
-    rows = []
+    first = [group[0] for group in groups]
+    rows: list[Row] = []
     for group in groups:
-        method = group[0].method
-        label = method.name if names.count(method.name) == 1 else f"{method.name} ({method.detail})"
         found = {q: Statistic.of([run.values[q] for run in group]) for q in QUANTITIES}
-        if method.is_supervised:
-            baseline = found
-        change = {} if baseline is None or baseline is found else _change(found, baseline)
-        rows.append(Row(label, tuple(group), found, change))
+        baseline = _baseline(group[0], rows)
+        change = {} if baseline is None else _change(found, baseline.statistics)
+        rows.append(Row(_label(group[0], first), tuple(group), found, change))
     return tuple(rows)
+
+
+def _label(run: Run, others: Sequence[Run]) -> str:
+    """Return the name of a run's method, with what tells it from other runs of that name."""
+    namesakes = [other for other in others if other.method.name == run.method.name]
+    same = [other for other in namesakes if other.method.key == run.method.key]
+    parts = [f"{key} {run.settings.get(key)}" for key in _differing(same)]
+    if len(same) < len(namesakes):
+        parts.insert(0, run.method.detail)
+    return f"{run.method.name} ({', '.join(parts)})" if parts else run.method.name
+
+
+def _baseline(run: Run, rows: Sequence[Row]) -> Row | None:
+    """Return the supervised row that a run is compared with, None without one."""
+    if run.method.is_supervised:
+        return None
+    supervised = [row for row in rows if row.method.is_supervised]
+    if len(supervised) > 1:
+        supervised = [row for row in supervised if not _differing([row.runs[0], run])]
+    return supervised[0] if supervised else None
 
 
 def _change(found: Mapping[str, Statistic], baseline: Mapping[str, Statistic]) -> dict[str, float]:
@@ -302,25 +356,27 @@ def _short(value: object) -> str:
     return f"{text[:12]}…" if len(text) >= 64 else text
 
 
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Return the settings in which runs differ."""
+    keys = sorted(set().union(*(run.settings for run in runs)))
+    first = runs[0].settings
+    return [key for key in keys if any(run.settings.get(key) != first.get(key) for run in runs)]
+
+
 def _differing_settings(runs: Sequence[Run]) -> tuple[str, ...]:
-    flat = [_settings(run.folder.config) for run in runs]
     notes = []
-    for key in sorted(set().union(*flat)):
-        values = [settings.get(key) for settings in flat]
-        if any(value != values[0] for value in values):
-            found = ", ".join(
-                f"{value} ({run.folder.name})" for value, run in zip(values, runs, strict=True)
-            )
-            notes.append(f"the runs differ in {key}: {found}")
+    for key in _differing(runs):
+        found = ", ".join(f"{run.settings.get(key)} ({run.folder.name})" for run in runs)
+        notes.append(f"the runs differ in {key}: {found}")
     return tuple(notes)
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that should agree, by dotted key."""
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that should agree and are set, by dotted key."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
-        if prefix in _METHOD_SETTINGS:
+        if prefix in _OTHER_SETTINGS or value is None:
             return
         if isinstance(value, Mapping):
             for key, below in value.items():

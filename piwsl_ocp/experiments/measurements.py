@@ -34,7 +34,8 @@ def measure(name: str, run: RunFolder, dataset_folder: Path) -> None:
         dataset_folder: its data set.
 
     Raises:
-        UserError: if the best checkpoint is not there any more, or something cannot be read.
+        UserError: if the best checkpoint is not there any more, something cannot be read, or the
+            data are not those of the training.
     """
     if not run.best_checkpoint.is_file():
         raise UserError(
@@ -42,6 +43,11 @@ def measure(name: str, run: RunFolder, dataset_folder: Path) -> None:
             f"remove the run's folder '{run.path}' and the same command makes it again"
         )
     MEASUREMENTS[name].measure(run, dataset_folder)
+    if not (run.path / MEASUREMENTS[name].result).is_file():
+        raise UserError(
+            f"'{dataset_folder}' was made anew since the training in '{run.path}': convert the "
+            f"data as before, and the same command measures {name}"
+        )
 
 
 def _errors(run: RunFolder, dataset_folder: Path) -> None:
@@ -56,8 +62,12 @@ def _curl(run: RunFolder, dataset_folder: Path) -> None:
     measure_curl(run.path, dataset_folder)
 
 
+def _bond_scan(run: RunFolder, dataset_folder: Path) -> None:
+    scan_run(run)
+
+
 MEASUREMENTS: Mapping[str, Measurement] = {
     "errors": Measurement("results/test.json", _errors),
     "curl": Measurement("results/curl.json", _curl),
-    "bond_scan": Measurement(BOND_SCAN, scan_run),
+    "bond_scan": Measurement(BOND_SCAN, _bond_scan),
 }

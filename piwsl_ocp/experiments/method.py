@@ -1,4 +1,4 @@
-"""The name of a training method, told from the weak losses in its configuration."""
+"""The name of a training method, told from the losses that its configuration adds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 SUPERVISED = "supervised"
+NOISY_NODES = "NoisyNodes"
 
 #: Options of `optim.piwsl` that make the method, with their defaults.
 _METHOD_OPTIONS = {"metric": "mse", "every_probability": 1.0}
 
 #: Names of methods by the terms they may be made of; the first that fits counts.
 _NAMES: tuple[tuple[str, frozenset[str]], ...] = (
-    (SUPERVISED, frozenset()),
     ("PIWSL", frozenset({"pitc", "pisc", "pisc_case2", "pisc_case3", "pisc_batch_work"})),
     ("trapezoid", frozenset({"pitc_trapezoid", "pisc_trapezoid"})),
     ("weak labels", frozenset({"weak_label"})),
@@ -28,7 +28,7 @@ class Method:
 
     Attributes:
         name: short name, such as "PIWSL".
-        detail: the weak losses with their weights and displacements; empty for supervised.
+        detail: the added losses with their weights and displacements; empty for supervised.
         key: equal for two configurations of the same method.
     """
 
@@ -38,17 +38,22 @@ class Method:
 
     @property
     def is_supervised(self) -> bool:
-        """Whether there is no weak loss."""
+        """Whether nothing is added to the supervised loss."""
         return self.name == SUPERVISED
 
 
 def method_of(config: Mapping[str, Any]) -> Method:
-    """Return the method of a resolved configuration; terms of weight 0 count as absent."""
+    """Return the method of a resolved configuration; losses of weight 0 count as absent."""
     options = config.get("optim", {}).get("piwsl") or {}
     terms = {name: float(weight) for name, weight in (options.get("terms") or {}).items()}
     terms = {name: terms[name] for name in sorted(terms) if terms[name] > 0}
-    if not terms:
+    noisy_nodes = float(options.get("noisy_nodes") or 0)
+    if not terms and not noisy_nodes:
         return Method(SUPERVISED, "", SUPERVISED)
+    losses, names = dict(terms), [_name(terms)] if terms else []
+    if noisy_nodes:
+        losses["noisy_nodes"] = noisy_nodes
+        names.append(NOISY_NODES)
     displacement = {
         "name": "uniform",
         "epsilon_max_angstrom": 0.01,
@@ -56,8 +61,8 @@ def method_of(config: Mapping[str, Any]) -> Method:
         **(options.get("displacement") or {}),
     }
     rest = {name: options.get(name, default) for name, default in _METHOD_OPTIONS.items()}
-    key = json.dumps({"terms": terms, "displacement": displacement, **rest}, sort_keys=True)
-    return Method(_name(terms), _detail(terms, displacement, rest), key)
+    key = json.dumps({"losses": losses, "displacement": displacement, **rest}, sort_keys=True)
+    return Method(" + ".join(names), _detail(losses, displacement, rest), key)
 
 
 def _name(terms: Mapping[str, float]) -> str:
@@ -68,9 +73,9 @@ def _name(terms: Mapping[str, float]) -> str:
 
 
 def _detail(
-    terms: Mapping[str, float], displacement: Mapping[str, Any], rest: Mapping[str, Any]
+    losses: Mapping[str, float], displacement: Mapping[str, Any], rest: Mapping[str, Any]
 ) -> str:
-    parts = [f"{name} {weight:g}" for name, weight in terms.items()]
+    parts = [f"{name} {weight:g}" for name, weight in losses.items()]
     parts.append(f"{displacement['name']} ε {displacement['epsilon_max_angstrom']:g} Å")
     if displacement["atom_fraction"] < 1:
         parts.append(f"{displacement['atom_fraction']:g} of the atoms")

@@ -19,7 +19,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.dataset import GraphLmdbDataset
 from piwsl_ocp.ocp.options import PIWSLOptions
 from piwsl_ocp.ocp.sections.dataset import check_dataset, check_one_scale
-from piwsl_ocp.ocp.sections.model import check_model
+from piwsl_ocp.ocp.sections.model import check_has_cutoff, check_model
 from piwsl_ocp.ocp.sections.optim import check_length, check_optim
 from piwsl_ocp.ocp.sections.section import parse
 from piwsl_ocp.ocp.sections.targets import (
@@ -165,9 +165,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_metrics(config.get("evaluation_metrics", {}), outputs, targets, metrics)
     needed = ("train", "val") if whole.mode == "train" else ("train",)
     check_dataset(config["dataset"], needed, targets, GraphLmdbDataset if own else None)
+    model = check_model(config["model"])
     if own:
         check_one_scale(config["dataset"], options.target_scale)
-    check_weak_losses(options, config, check_model(config["model"]))
+        check_has_cutoff(model)
+    check_weak_losses(options, config, model)
 
 
 def fairchem_config(config: Mapping[str, Any], **settings: Any) -> dict[str, Any]:

@@ -20,11 +20,54 @@ from piwsl_ocp.datasets.lmdb import LmdbReader
 from piwsl_ocp.datasets.neighbours import edges
 from piwsl_ocp.errors import UserError
 
+#: The format of a data set of this package, as configurations name it.
+OWN_FORMAT = "piwsl_ocp.ocp.dataset.GraphLmdbDataset"
+
 #: Structures whose edges are kept in memory; beyond it edges are built again in every epoch.
 MAX_CACHED_ATOMS = 400_000
 
 #: Open files of this process, by process number and path, for as long as somebody uses them.
 _OPEN: WeakValueDictionary[tuple[int, str], lmdb.Environment] = WeakValueDictionary()
+
+
+def graph_settings(model: torch.nn.Module) -> dict[str, Any]:
+    """Return the section `graph` of a data set for a fairchem model."""
+    return {
+        "cutoff_angstrom": model.cutoff,
+        "max_neighbors": model.max_neighbors,
+        "needs_edges": type(model) is registry.get_model_class("painn"),
+    }
+
+
+def check_edges(data: Data, model: torch.nn.Module, where: str) -> None:
+    """Refuse a record without edges where the model should build none.
+
+    fairchem would build them anew in every pass, for each displaced copy those of its own.
+
+    Args:
+        data: the record.
+        model: a fairchem model with `otf_graph` false.
+        where: what holds the record, for the message.
+
+    Raises:
+        UserError: if it lacks what fairchem takes edges from.
+    """
+    needed = ("edge_index", "cell_offsets") if model.use_pbc else ("edge_index",)
+    missing = [name for name in needed if name not in data]
+    if missing:
+        raise UserError(
+            f"{where}: its records hold no {missing[0]}, which model.otf_graph: false needs: leave "
+            f"the key 'format' out, or set it to {OWN_FORMAT}"
+        )
+
+
+def no_edges(where: str, cutoff_angstrom: float) -> UserError:
+    """Return the error of a structure that has no edge, which fairchem's PaiNN cannot take."""
+    return UserError(
+        f"{where} has no two atoms within the cutoff of {cutoff_angstrom:g} Angstrom, which "
+        "fairchem's PaiNN cannot take: use model.name: piwsl_ocp.models.painn.PaiNN or leave "
+        "it out"
+    )
 
 
 @registry.register_dataset("piwsl_lmdb")
@@ -91,11 +134,7 @@ class GraphLmdbDataset(LmdbDataset):
         if self._cutoff is not None:
             data.edge_index, data.cell_offsets = self._edges(data)
             if self._needs_edges and data.edge_index.shape[1] == 0:
-                raise UserError(
-                    f"record {index} of '{self.path}' has no two atoms within the cutoff of "
-                    f"{self._cutoff:g} Angstrom, which fairchem's PaiNN cannot take: use "
-                    "model.name: piwsl_ocp.models.painn.PaiNN or leave the record out"
-                )
+                raise no_edges(f"record {index} of '{self.path}'", self._cutoff)
         return data
 
     def _edges(self, data: Data) -> tuple[torch.Tensor, torch.Tensor]:

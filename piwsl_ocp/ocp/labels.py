@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from piwsl_ocp.consistency.potential import Labels
-from piwsl_ocp.datasets import DatasetInfo, SplitInfo
+from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.datasets.info import INFO_FILE
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.potential import records_of
 from piwsl_ocp.units import energy_factor
 
-#: Records read for the statistics of an LMDB that has no `dataset.json`.
+#: Records read for the statistics of a split that no `dataset.json` tells.
 MAX_RECORDS = 10_000
+
+#: Difference of two reference energies that is rounding, in kcal/mol.
+REFERENCE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -120,32 +124,83 @@ def check_labels(data: Batch | Data, split: str) -> None:
 def statistics(
     config: Mapping[str, Any], declared_unit: str | None, datasets: Mapping[str, Any]
 ) -> LabelStatistics:
-    """Read unit and statistics from `dataset.json`, or measure them where there is none.
+    """Read unit and statistics from `dataset.json`, or measure them where it does not tell them.
+
+    It tells those of a whole split: a part of one (`first_n`, `max_atoms`, `shard`) is measured.
 
     Args:
         config: the trainer's configuration.
         declared_unit: `optim.piwsl.energy_unit`.
-        datasets: the loaded data set of each split, for data without `dataset.json`.
+        datasets: the loaded data set of each split, None where there is none.
 
     Raises:
-        UserError: if no unit is known, or the declared one contradicts the data.
+        UserError: if no unit is known, the declared one contradicts the data, or the labels of a
+            split are not those of the training split.
     """
-    folder = dataset_folder(config)
-    if (folder / "dataset.json").is_file():
-        info = DatasetInfo.read(folder)
-        if declared_unit not in (None, info.unit):
-            raise UserError(
-                f"optim.piwsl.energy_unit says '{declared_unit}', but {folder / 'dataset.json'} "
-                f"says '{info.unit}': remove the option"
-            )
-        splits = {name: _known(split) for name, split in info.splits.items()}
-        return LabelStatistics(info.unit, splits, info.as_dict())
-    if declared_unit is None:
+    sources = {name: _source(config, name) for name, data in datasets.items() if data is not None}
+    infos = {name: _info(path) for name, path in sources.items()}
+    train, folder = infos["train"], dataset_folder(config)
+    if train is None and declared_unit is None:
         raise UserError(
             f"'{folder}' has no dataset.json, so the unit of its labels is unknown: "
             "set optim.piwsl.energy_unit, or make the data with `piwsl data convert`"
         )
-    return LabelStatistics(declared_unit, _all_measured(datasets), {})
+    for name, info in infos.items():
+        where = f"dataset.{name}.src '{sources[name]}'"
+        if info is not None and declared_unit not in (None, info.unit):
+            raise UserError(
+                f"optim.piwsl.energy_unit says '{declared_unit}', but {where} holds labels in "
+                f"{info.unit}: remove the option"
+            )
+        if info is not None and train is not None:
+            check_same_labels(info, train.unit, train.elements, train.references, where)
+    splits = {
+        name: _known(infos[name], path, len(datasets[name])) or _measured(datasets[name], name)
+        for name, path in sources.items()
+    }
+    unit = declared_unit if train is None else train.unit
+    return LabelStatistics(unit, splits, {} if train is None else train.as_dict())
+
+
+def check_same_labels(
+    info: DatasetInfo,
+    unit: str,
+    elements: Collection[int],
+    references: Mapping[int, float],
+    where: str,
+) -> None:
+    """Refuse data whose labels mean something else than those of the training.
+
+    Args:
+        info: facts of the data.
+        unit: energy unit of the training data.
+        elements: atomic numbers in the training data.
+        references: reference energies of the training data, in `unit`.
+        where: the data, for messages.
+
+    Raises:
+        UserError: if unit or reference energies differ, or there is another element.
+    """
+    if info.unit != unit:
+        raise UserError(
+            f"{where} holds labels in {info.unit}, the training data in {unit}: convert it with "
+            f"--unit {unit}"
+        )
+    new = sorted(set(info.elements) - set(elements))
+    if new:
+        raise UserError(
+            f"{where} holds atomic number {new[0]}, the training data {list(elements)}: use data "
+            "with the same elements"
+        )
+    tolerance = REFERENCE_TOLERANCE * energy_factor("kcal/mol", unit)
+    for number in info.elements:
+        here, there = (each.get(number, 0.0) for each in (info.references, references))
+        if abs(here - there) > tolerance:
+            raise UserError(
+                f"{where}: the reference energy of atomic number {number} is {here:.6f} {unit} "
+                f"there and {there:.6f} in the training data: use splits of one conversion, or "
+                "convert both with the same references"
+            )
 
 
 def without_element_references(
@@ -159,7 +214,12 @@ def without_element_references(
         element_references: of the energy.
     """
     energies = element_references.element_references.double().cpu()
-    return replace(statistics, splits=_all_measured(datasets, energies))
+    splits = {
+        name: _measured(dataset, name, energies)
+        for name, dataset in datasets.items()
+        if dataset is not None
+    }
+    return replace(statistics, splits=splits)
 
 
 def dataset_folder(config: Mapping[str, Any]) -> Path:
@@ -167,21 +227,27 @@ def dataset_folder(config: Mapping[str, Any]) -> Path:
     return Path(config["dataset"]["src"]).parent.parent
 
 
-def _known(split: SplitInfo) -> SplitStatistics:
+def _source(config: Mapping[str, Any], split: str) -> Path:
+    return Path(config["dataset" if split == "train" else f"{split}_dataset"]["src"])
+
+
+def _info(source: Path) -> DatasetInfo | None:
+    """Return the facts of the converted data set that a file is a split of; None: it is of none."""
+    folder = source.parent.parent
+    return DatasetInfo.read(folder) if (folder / INFO_FILE).is_file() else None
+
+
+def _known(info: DatasetInfo | None, source: Path, count: int) -> SplitStatistics | None:
+    """Return the statistics of a split, None where they are of other records than its `count`."""
+    split = None if info is None else info.splits.get(source.parent.name)
+    if split is None or split.count != count:
+        return None
     return SplitStatistics(split.count, split.energy_mean, split.energy_std, split.force_rms)
 
 
-def _all_measured(
-    datasets: Mapping[str, Any], element_references: Tensor | None = None
-) -> dict[str, SplitStatistics]:
-    return {
-        name: _measured(dataset, name, element_references)
-        for name, dataset in datasets.items()
-        if dataset is not None
-    }
-
-
-def _measured(dataset: Any, split: str, element_references: Tensor | None) -> SplitStatistics:
+def _measured(
+    dataset: Any, split: str, element_references: Tensor | None = None
+) -> SplitStatistics:
     labels = []
     for number in range(min(len(dataset), MAX_RECORDS)):
         data = dataset[number]

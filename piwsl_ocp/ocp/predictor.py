@@ -29,7 +29,7 @@ from piwsl_ocp.datasets.neighbours import edges
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.models.elements import check_elements
 from piwsl_ocp.ocp.copies import with_positions
-from piwsl_ocp.ocp.dataset import GraphLmdbDataset
+from piwsl_ocp.ocp.dataset import GraphLmdbDataset, graph_settings, no_edges
 from piwsl_ocp.ocp.devices import find_device
 from piwsl_ocp.ocp.potential import FairchemPotential, physical_prediction, structures_of
 from piwsl_ocp.ocp.state import read_checkpoint
@@ -184,9 +184,8 @@ class Predictor:
                 f"'{folder}' holds labels in {unit}, the checkpoint was trained in {self.unit}: "
                 f"convert the data with --unit {self.unit}"
             )
-        graph = {"cutoff_angstrom": self.model.cutoff, "max_neighbors": self.model.max_neighbors}
         source = str(folder / split / "data.lmdb")
-        dataset = GraphLmdbDataset({"src": source, "graph": graph})
+        dataset = GraphLmdbDataset({"src": source, "graph": graph_settings(self.model)})
         collate = partial(data_list_collater, otf_graph=False)
         loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
         steps = track(loader, description=f"predicting {split}", disable=not progress)
@@ -207,16 +206,22 @@ class Predictor:
         return predictions
 
     def batch(self, structures: Sequence[Atoms]) -> Batch:
-        """Return ASE structures as one fairchem batch with the model's graph."""
-        build = partial(
-            graph_data,
-            cutoff=self.model.cutoff,
-            max_neighbors=self.model.max_neighbors,
-            dtype=next(self.model.parameters()).dtype,
-        )
+        """Return ASE structures as one fairchem batch with the model's graph.
+
+        Raises:
+            UserError: for an element, or a lack of edges, that the model cannot take.
+        """
+        dtype = next(self.model.parameters()).dtype
+        graph = graph_settings(self.model)
+        cutoff = graph["cutoff_angstrom"]
+        records = []
         for number, atoms in enumerate(structures):
-            check_elements(self.model, atoms.numbers, f"structure {number}")
-        records = [build(atoms, record=number) for number, atoms in enumerate(structures)]
+            where = f"structure {number}" if len(structures) > 1 else "the structure"
+            check_elements(self.model, atoms.numbers, where)
+            record = graph_data(atoms, number, cutoff, graph["max_neighbors"], dtype)
+            if graph["needs_edges"] and record.edge_index.shape[1] == 0:
+                raise no_edges(where, cutoff)
+            records.append(record)
         return data_list_collater(records, otf_graph=False).to(self.device)
 
     def potential(self, structures: Sequence[Atoms]) -> tuple[FairchemPotential, Structures]:
@@ -230,8 +235,8 @@ class Predictor:
         detached = {key: value.detach() for key, value in outputs.items()}
         prediction = physical_prediction(detached, self.normalizers)
         if "energy" in self.element_references:
-            energy = self.element_references["energy"](prediction.energy, batch)
-            return Prediction(energy=energy, forces=prediction.forces)
+            energy = self.element_references["energy"](prediction.energy.reshape(-1, 1), batch)
+            return Prediction(energy=energy.reshape(-1), forces=prediction.forces)
         return prediction
 
 

@@ -65,12 +65,13 @@ class StepProgress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time spent inside out of the training time."""
+        """Leave the time spent inside out of the training time, once where pauses are nested."""
         before = time.perf_counter()
+        last = self._last
         try:
             yield
         finally:
-            self._last += time.perf_counter() - before
+            self._last = last + time.perf_counter() - before
 
     def __enter__(self) -> StepProgress:
         if self._bar is not None:

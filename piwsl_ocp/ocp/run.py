@@ -18,6 +18,7 @@ import torch
 import yaml
 from fairchem.core._cli import Runner as FairchemRunner
 from fairchem.core.common import distutils
+from submitit.helpers import DelayedSubmission
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
@@ -27,7 +28,13 @@ from piwsl_ocp.ocp.processes import run_ranks
 from piwsl_ocp.ocp.provenance import code_version
 from piwsl_ocp.ocp.ranks import Ranks
 from piwsl_ocp.ocp.run_lock import only_process
-from piwsl_ocp.ocp.run_status import CONFIG_FILE, command_to_repeat, is_finished, write_status
+from piwsl_ocp.ocp.run_status import (
+    CONFIG_FILE,
+    command_to_repeat,
+    earlier_code,
+    is_finished,
+    write_status,
+)
 from piwsl_ocp.ocp.state import read_checkpoint
 
 LOG_FILE = "logs/run.log"
@@ -52,9 +59,16 @@ class Runner(FairchemRunner):
             distutils.cleanup()
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Save at once: submitit's signal handler calls this, and ends the process after it."""
+        """Save at once: submitit's signal handler calls this, and ends the process after it.
+
+        The job that goes on gets a runner of this class too. Before the training there is nothing
+        to save: it begins anew.
+        """
+        if not hasattr(self, "trainer"):
+            return DelayedSubmission(Runner(), *args, **kwargs)
         self.trainer.in_step = False
-        return super().checkpoint(*args, **kwargs)
+        super().checkpoint(*args, **kwargs)
+        return DelayedSubmission(Runner(), self.config)
 
 
 def run_configuration(config: dict[str, Any]) -> None:
@@ -73,7 +87,7 @@ def train(
     run_folder: Path | str,
     *,
     resume: bool = False,
-    processes: int = 1,
+    processes: int | None = None,
     ranks: Ranks | None = None,
     progress: bool = True,
 ) -> Path:
@@ -86,35 +100,38 @@ def train(
         config: a resolved configuration, see `piwsl_ocp.ocp.config.load_config`.
         run_folder: must be new or empty, unless `resume`.
         resume: go on from the checkpoint of the folder, with its own configuration.
-        processes: data-parallel processes to start on this machine.
+        processes: data-parallel processes to start on this machine; None: as many as the
+            configuration says, on a resume those that the training began with.
         ranks: the data-parallel processes where a scheduler has started them; each calls this, and
             the first one's `config` and `resume` count.
         progress: whether fairchem's log lines stay out of the terminal.
 
     Raises:
-        UserError: for a mistake in the configuration or the folder.
+        UserError: for a mistake in the configuration or the folder, or if a training is to go on
+            with another number of processes.
         TrainingInterrupted: after Ctrl-C or SIGTERM, when the state is saved.
     """
     folder = Path(run_folder)
     if ranks is not None and ranks.rank > 0:
         run_configuration(ranks.receive())
         return folder
+    count, step = ranks.count if ranks else processes, 0
     if resume:
-        config = _resumed_config(folder)
+        config, step = _resumed_config(folder, count)
     config = fairchem_config(config, mode="train", run_dir=str(folder), timestamp_id="")
-    config["world_size"] = ranks.count if ranks else processes
+    config["world_size"] = count or config["world_size"]
     check_config(config)
     with only_process(folder):
         if not resume:
             _prepare(folder, config)
-        with _status_kept(folder, config), _log_file(folder, quiet=progress):
-            _launch(config, processes, ranks, quiet=progress)
+        with _status_kept(folder, config, step), _log_file(folder, quiet=progress):
+            _launch(config, ranks, quiet=progress)
     return folder
 
 
 @contextmanager
-def _status_kept(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Keep in `run.json` that the training runs, and how it ended."""
+def _status_kept(folder: Path, config: Mapping[str, Any], step: int) -> Iterator[None]:
+    """Keep in `run.json` that the training runs, from a step on, and how it ended."""
     status = {
         "seed": config["seed"],
         "identifier": config["identifier"],
@@ -122,6 +139,8 @@ def _status_kept(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
         "code": code_version(),
         "process": {"host": socket.gethostname(), "pid": os.getpid()},
     }
+    if earlier := earlier_code(folder, code_version(), step):
+        status["earlier"] = earlier
     write_status(folder, status, "running")
     try:
         yield
@@ -146,18 +165,18 @@ def new_run_folder(root: Path | str, name: str) -> Path:
     return folder
 
 
-def _launch(config: dict[str, Any], processes: int, ranks: Ranks | None, quiet: bool) -> None:
+def _launch(config: dict[str, Any], ranks: Ranks | None, quiet: bool) -> None:
     if config["world_size"] > 1:
         config["optim"]["num_workers"] = 0
     if ranks is not None:
         ranks.send(config)
         run_configuration(config)
         return
-    if processes == 1:
+    if config["world_size"] == 1:
         with _only_rank():
             run_configuration(config)
         return
-    run_ranks(partial(_run_logged, quiet=quiet), config, processes)
+    run_ranks(partial(_run_logged, quiet=quiet), config, config["world_size"])
 
 
 @contextmanager
@@ -174,24 +193,33 @@ def _only_rank() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _resumed_config(folder: Path) -> dict[str, Any]:
+def _resumed_config(folder: Path, processes: int | None) -> tuple[dict[str, Any], int]:
+    """Return the configuration of a training to go on with, and the step it has reached."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"'{folder}' is no run folder: it has no {CONFIG_FILE}")
     if is_finished(folder):
         raise UserError(f"the training in '{folder}' is finished: nothing to resume")
     config = yaml.safe_load(path.read_text())
+    before = config.get("world_size", 1)
+    if processes not in (None, before):
+        raise UserError(
+            f"'{folder}' was trained by {before} processes and would go on with {processes}, which "
+            f"changes the batches: go on with {before}, as `piwsl resume` does by itself, or train "
+            "in another folder"
+        )
     checkpoint = folder / CHECKPOINT_FILE
-    if checkpoint.is_file():
-        read_checkpoint(checkpoint)
-        config["checkpoint"] = str(checkpoint)
-    return config
+    if not checkpoint.is_file():
+        return config, 0
+    config["checkpoint"] = str(checkpoint)
+    return config, read_checkpoint(checkpoint)["step"]
 
 
 def _prepare(folder: Path, config: Mapping[str, Any]) -> None:
     if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(
-            f"the run folder '{folder}' is not empty: give another one, or go on with --resume"
+            f"the run folder '{folder}' is not empty: give another one, or go on with "
+            f"`piwsl resume {folder}`"
         )
     saved = {key: value for key, value in config.items() if key not in ("run_dir",)}
     text = yaml.safe_dump(deepcopy(saved), sort_keys=False)

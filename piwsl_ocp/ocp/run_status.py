@@ -65,6 +65,41 @@ def command_to_repeat(run_folder: Path | str, config: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def earlier_code(
+    run_folder: Path | str, code: Mapping[str, str], step: int
+) -> list[dict[str, Any]]:
+    """Return the other code that the steps of a training so far were done with, oldest first.
+
+    Args:
+        run_folder: the run folder.
+        code: the versions that it goes on with.
+        step: the step it goes on from.
+
+    Returns:
+        The `code` and the last step (`until_step`) of each; empty if it was always the same.
+
+    Raises:
+        UserError: if `run.json` is damaged.
+    """
+    before = read_status(run_folder)
+    earlier = before.get("earlier", [])
+    done = earlier[-1]["until_step"] if earlier else 0
+    if step > done and before.get("code", code) != code:
+        earlier = [*earlier, {"code": before["code"], "until_step": step}]
+    return earlier
+
+
+def changes_of_code(run_folder: Path | str, code: Mapping[str, str]) -> str:
+    """Return what differs from the code that a training was last run with; empty if nothing does.
+
+    Raises:
+        UserError: if `run.json` is damaged.
+    """
+    before = read_status(run_folder).get("code", {})
+    different = [name for name in before if before[name] != code.get(name)]
+    return ", ".join(f"{name} {before[name]}, now {code.get(name)}" for name in different)
+
+
 def is_finished(run_folder: Path | str) -> bool:
     """Return whether the training reached its last step.
 

@@ -99,7 +99,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = _first_line(error)[:120]
         raise UserError(f"'{path}' cannot be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= set(checkpoint):
         raise UserError(f"'{path}' is no fairchem checkpoint: it lacks 'state_dict' or 'config'")
@@ -108,12 +108,17 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
 def cannot_save(path: Path, error: Exception) -> UserError:
     """Return the error of a checkpoint that could not be written; torch tells no file error."""
-    reason = str(error).splitlines()[0][-120:]
+    reason = _first_line(error)[-120:]
     free = shutil.disk_usage(path.parent).free / 2**20
     return UserError(
         f"cannot write the checkpoint '{path}' ({reason}; {free:.1f} MiB are free there): free "
         "space and go on with `piwsl resume`; the checkpoint before is untouched"
     )
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def check_same_model(checkpoint: dict[str, Any], model: nn.Module, path: str | Path) -> None:

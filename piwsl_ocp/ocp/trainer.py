@@ -5,6 +5,7 @@ from __future__ import annotations
 import piwsl_ocp.compat
 
 import contextlib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,19 +17,23 @@ from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import setup_imports
 from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
+from fairchem.core.modules.loss import MSELoss
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.sampler import BatchSampler
 from torch_geometric.data import Batch
 
-import piwsl_ocp.ocp.dataset
 import piwsl_ocp.ocp.logger  # noqa: F401  (registers the logger)
 from piwsl_ocp.atomic_file import complete_or_absent
 from piwsl_ocp.models.elements import check_elements
 from piwsl_ocp.ocp import labels, progress, provenance, scoring, state
 from piwsl_ocp.ocp.copies import concatenate_copies
+from piwsl_ocp.ocp.dataset import OWN_FORMAT, check_edges, graph_settings
 from piwsl_ocp.ocp.evaluations import CopyEvaluator, Evaluation
 from piwsl_ocp.ocp.interruption import StopRequest, TrainingInterrupted, stop_on_signal
 from piwsl_ocp.ocp.options import PIWSLOptions
+from piwsl_ocp.ocp.sections.model import check_has_cutoff
 from piwsl_ocp.ocp.sections.weak import check_weak_losses
 
 
@@ -79,6 +84,7 @@ class PIWSLTrainer(OCPTrainer):
         self.options = PIWSLOptions.parse(optim.get("piwsl"), self.config["outputs"])
         if not inference_only:
             model = registry.get_model_class(self.config["model"]["name"])
+            check_has_cutoff(model)
             check_weak_losses(self.options, self.config, model)
         if optim.get("scheduler") == "CosineAnnealingLR" and "max_steps" in optim:
             optim.setdefault("T_max", optim["max_steps"])
@@ -120,19 +126,44 @@ class PIWSLTrainer(OCPTrainer):
     def load_datasets(self) -> None:
         """Tell the data set which graph the model wants; read the labels' unit and moments."""
         model = self._unwrapped_model
-        graph = {"cutoff_angstrom": model.cutoff, "max_neighbors": model.max_neighbors}
-        graph["needs_edges"] = type(model) is registry.get_model_class("painn")
-        self.config["dataset"].setdefault("format", "piwsl_ocp.ocp.dataset.GraphLmdbDataset")
-        self.config["dataset"]["graph"] = None if model.otf_graph else graph
+        self._set_graph(None if model.otf_graph else graph_settings(model))
         super().load_datasets()
+        if not model.otf_graph:
+            for name, dataset in self._datasets.items():
+                if dataset:
+                    check_edges(dataset[0], model, f"dataset.{name}")
         unit = self.options.energy_unit
         self.label_statistics = labels.statistics(self.config, unit, self._datasets)
         elements = self.label_statistics.info.get("elements", ())
         check_elements(model, elements, f"'{labels.dataset_folder(self.config)}'")
 
+    def _set_graph(self, graph: dict[str, Any] | None) -> None:
+        """Give every split the graph, and this package's format where none is given."""
+        train = self.config["dataset"]
+        train.setdefault("format", OWN_FORMAT)
+        for section in (train, self.config["val_dataset"], self.config["test_dataset"]):
+            if section:
+                inherits = section.get("use_train_settings", True)
+                section.setdefault("format", train["format"] if inherits else OWN_FORMAT)
+                section["graph"] = graph
+
     @property
     def _datasets(self) -> dict[str, Any]:
         return {"train": self.train_dataset, "val": self.val_dataset, "test": self.test_dataset}
+
+    def get_dataloader(
+        self, dataset: Dataset, sampler: BatchSampler, workers: int | None = None
+    ) -> DataLoader:
+        """Return fairchem's loader, whose workers live on from epoch to epoch with their edges."""
+        count = self.config["optim"]["num_workers"] if workers is None else workers
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.collater,
+            num_workers=count,
+            pin_memory=True,
+            persistent_workers=count > 0,
+        )
 
     def load_references_and_normalizers(self) -> None:
         """Divide energies and forces by one common scale if `target_scale` asks for it.
@@ -152,12 +183,19 @@ class PIWSLTrainer(OCPTrainer):
                 self.normalizers["energy"].mean.fill_(mean)
 
     def load_loss(self) -> None:
-        """Give every supervised loss the same common scale as the weak losses."""
+        """Give every supervised loss the same common scale as the weak losses.
+
+        A coefficient c counts for residuals in kcal/mol, as the weights of the weak losses do. With
+        u kcal/mol in one label unit, the common scale s and the target's own scale r, a loss of
+        degree n (mse: 2, others: 1) is c u^n r^n / (u s) times that of the normalised values.
+        """
         super().load_loss()
         scale = labels.common_scale(self.normalizers)
         for target, loss in self.loss_functions:
-            if target in self.normalizers:
-                loss["coefficient"] *= self.normalizers[target].rmsd.item() / scale
+            degree = 2 if isinstance(loss["fn"].loss_fn, MSELoss) else 1
+            own = self.normalizers[target].rmsd.item() if target in self.normalizers else 1.0
+            unit = self.label_statistics.kcal_per_mol
+            loss["coefficient"] *= own**degree * unit ** (degree - 1) / scale
 
     def train(self, disable_eval_tqdm: bool = True) -> None:
         """Train up to `optim.max_steps`; on a signal save between two steps and raise.
@@ -291,14 +329,17 @@ class PIWSLTrainer(OCPTrainer):
         """
         if training_state:
             self.save_is_due = self.in_step
-        if self.is_debug or not distutils.is_master() or (training_state and self.in_step):
+            if self.in_step:
+                logging.info(f"{checkpoint_file} is saved when step {self.step} has ended")
+                return None
+        if self.is_debug or not distutils.is_master():
             return None
         path = Path(self.config["cmd"]["checkpoint_dir"]) / checkpoint_file
         self.config["piwsl"] = provenance.of_run(self)
         if training_state:
             self.config["piwsl"]["random_state"] = state.random_state()
         try:
-            with complete_or_absent(path) as partial:
+            with self.progress.paused(), complete_or_absent(path) as partial:
                 super().save(metrics, partial.name, training_state)
         except RuntimeError as error:
             raise state.cannot_save(path, error) from error

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp import fairchem_cli
 from piwsl_ocp.ocp.config import check_config
 from tests.contract.configurations import NORMALIZER, REFERENCES, Configuration, loss, refusal
 
@@ -221,6 +223,9 @@ MODEL = [
     ("model.name", "piwsl_ocp.models.painn.Painn", "did you mean 'piwsl_ocp.models.painn.PaiNN'?"),
     ("model.name", "nowhere.Model", "model.name: 'nowhere.Model' cannot be imported"),
     ("model.name", "collections.OrderedDict", "is no model"),
+    ("model", {"name": "hydra", "otf_graph": False}, "'hydra' has no cutoff of its own"),
+    ("model", {"name": "scn", "otf_graph": False}, "use model.name: piwsl_ocp.models.escn.ESCN"),
+    ("model", {"name": "escn_export"}, "use model.name: piwsl_ocp.models.escn.ESCN"),
     ("model.hidden_channels", "wide", "model.hidden_channels: found 'wide'"),
     ("model.hidden_channels", 2.5, "model.hidden_channels: found 2.5, expected a whole number"),
     ("model.num_layers", 0, "model.num_layers: found 0, expected a number above 0"),
@@ -316,6 +321,22 @@ def test_the_options_of_a_schedule_of_torch(
 ) -> None:
     values = {f"optim.{key}": value for key, value in options.items()}
     assert said in refusal(configuration({"optim.scheduler": scheduler, **values}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mode", "train", "--num-gpus", "0"], "--num-gpus: found 0, expected a number above 0"),
+        (["--mode", "validate"], "--checkpoint is missing: --mode validate needs the checkpoint"),
+        (["--mode", "predict"], "--checkpoint is missing: --mode predict needs the checkpoint"),
+    ],
+)
+def test_a_flag_of_fairchem_that_it_would_stop_at_is_told_in_one_line(
+    flags: list[str], said: str
+) -> None:
+    config = "configs/experiments/embedded_ethanol/painn_piwsl.yml"
+    with pytest.raises(UserError, match=said):
+        fairchem_cli.main([*flags, "--config-yml", config])
 
 
 def test_a_cosine_without_an_end_is_named(configuration: Configuration) -> None:

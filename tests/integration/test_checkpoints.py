@@ -19,7 +19,8 @@ from piwsl_ocp import PIWSLCalculator
 from piwsl_ocp.datasets import DatasetInfo
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.predictor import Predictor
-from piwsl_ocp.ocp.state import read_checkpoint
+from piwsl_ocp.ocp.state import cannot_save, read_checkpoint
+from tests.integration.conftest import converted
 from tests.integration.training import make_trainer, small_config
 
 # Nothing of the package but its stand-ins may be loaded by this program.
@@ -136,6 +137,14 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
+def test_an_empty_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.pt"
+    path.touch()
+    with pytest.raises(UserError, match=r"cannot be read as a checkpoint: \w"):
+        read_checkpoint(path)
+    assert "(EOFError; " in str(cannot_save(path, EOFError()))
+
+
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cut.pt"
     torch.save({"state_dict": {"a": torch.zeros(1000)}, "config": {}}, path)
@@ -144,13 +153,15 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-def test_an_element_without_reference_energy_is_named(
-    ethanol: Path, tmp_path: Path, trained: Callable[..., Path]
+@pytest.mark.parametrize("references", ["least_squares", "none"])
+def test_an_element_that_the_model_was_not_trained_on_is_named(
+    tmp_path: Path, trained: Callable[..., Path], references: str
 ) -> None:
-    run = trained(ethanol, tmp_path / "run", {"optim.max_steps": 2})
+    data = converted("ethanol", tmp_path / "data", references=references)
+    run = trained(data, tmp_path / "run", {"optim.max_steps": 2})
     atoms = bulk("MgO", "rocksalt", a=4.2)
     atoms.calc = PIWSLCalculator(run)
-    with pytest.raises(UserError, match="no reference energy for atomic number 12"):
+    with pytest.raises(UserError, match=r"atomic number 12: the model was trained on \[1, 6, 8\]"):
         atoms.get_potential_energy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from piwsl_ocp.datasets import DatasetInfo
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.evaluation.curl import measure_curl
 from piwsl_ocp.evaluation.evaluate import evaluate
-from piwsl_ocp.experiments.compare import compare
-from piwsl_ocp.experiments.measurements import MEASUREMENTS
+from piwsl_ocp.experiments.compare import compare, compare_evaluated
+from piwsl_ocp.experiments.measurements import MEASUREMENTS, measure
 from piwsl_ocp.experiments.run_folder import RunFolder
 from tests.integration.conftest import converted
 
@@ -70,6 +71,37 @@ def test_other_checkpoints_do_not_replace_the_results_of_the_best(run: Path) -> 
     assert (run / "results" / "last_ema" / "test.json").is_file()
 
 
+def test_results_on_other_data_are_kept_apart(run: Path, ethanol: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ethanol, copy)
+    assert evaluate(run, copy).file == run / "results" / "test.json"
+    before = (run / "results" / "test.json").read_bytes()
+    other = converted("ethanol", tmp_path / "other", test=4)
+    checksum = DatasetInfo.read(other).splits["test"].checksum
+    result = CliRunner().invoke(build(), ["validate", str(run), "--data", str(other)])
+    file = run / "results" / f"ethanol-{checksum[:8]}" / "test.json"
+    assert f"results: {file}" in result.stdout.replace("\n", "")
+    assert json.loads(file.read_text())["errors"]["structures"] == 4
+    assert file.with_name("predictions_test.npz").is_file()
+    assert measure_curl(run, other, structures=1).structures == 1
+    assert file.with_name("curl.json").is_file()
+    assert (run / "results" / "test.json").read_bytes() == before
+    assert not (run / "results" / "curl.json").exists()
+
+
+def test_data_that_were_made_anew_give_no_result_of_the_run(
+    tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    data = converted("ethanol", tmp_path / "data")
+    run = trained(data, tmp_path / "run", {**SUPERVISED, "optim.max_steps": 2})
+    converted("ethanol", data, test=4, overwrite=True)
+    with pytest.raises(UserError, match=r"'test' of '.*data' was made anew since the training"):
+        compare_evaluated([run])
+    with pytest.raises(UserError, match=r"as before, and the same command measures errors"):
+        measure("errors", RunFolder(run), data)
+    assert not (run / "results" / "test.json").exists()
+
+
 def test_the_curl_of_direct_forces_and_of_a_gradient(
     ethanol: Path, tmp_path: Path, trained: Callable[..., Path]
 ) -> None:
@@ -87,10 +119,10 @@ def test_the_curl_of_direct_forces_and_of_a_gradient(
 
 
 def test_data_with_other_labels_are_refused(run: Path, ethanol_in_ev: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds energies in eV, the model was trained in kcal/mol"):
+    with pytest.raises(UserError, match=r"holds labels in eV, the training data in kcal/mol"):
         evaluate(run, ethanol_in_ev)
     molecules = converted("molecules", tmp_path / "molecules")
-    with pytest.raises(UserError, match=r"holds atomic number 7, the model was trained on"):
+    with pytest.raises(UserError, match=r"holds atomic number 7, the training data"):
         evaluate(run, molecules)
     shifted = converted("ethanol", tmp_path / "shifted", references="none")
     with pytest.raises(UserError, match=r"reference energy of atomic number 1 is 0\.000000"):

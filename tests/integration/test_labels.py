@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from piwsl_ocp.cli import main
 from piwsl_ocp.consistency.potential import Labels
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp.labels import check_labels, reference_labels
+from piwsl_ocp.ocp.predictor import Predictor
+from piwsl_ocp.ocp.provenance import of_run
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
 from tests.integration.training import make_trainer, one_batch, small_config, with_label
 
@@ -60,6 +64,64 @@ def test_a_label_that_is_not_finite_is_found_before_it_enters_a_mean(
     (data / "dataset.json").unlink()
     with pytest.raises(UserError, match=r"label 'energy' of record 5 of the split 'train'"):
         make_trainer(data, {"optim.piwsl.energy_unit": "kcal/mol"})
+
+
+def with_facts(data: Path, folder: Path, change: Callable[[dict], object]) -> Path:
+    """Return a copy of a converted data set whose `dataset.json` is changed."""
+    path = shutil.copytree(data, folder) / "dataset.json"
+    facts = json.loads(path.read_text())
+    change(facts)
+    path.write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda facts: facts["units"].update(energy="eV"), "holds labels in eV, the training"),
+        (lambda facts: facts["elements"].append(7), "holds atomic number 7, the training data"),
+        (
+            lambda facts: facts["references"]["energies"].update({"1": -1.0}),
+            r"the reference energy of atomic number 1 is -1\.000000",
+        ),
+    ],
+    ids=["unit", "elements", "references"],
+)
+def test_a_split_with_other_labels_than_the_training_split_is_refused(
+    ethanol: Path, tmp_path: Path, change: Callable[[dict], object], said: str
+) -> None:
+    other = with_facts(ethanol, tmp_path / "other", change)
+    with pytest.raises(UserError, match=rf"^dataset\.val\.src '.*other.*'.* {said}"):
+        make_trainer(ethanol, {"dataset.val.src": f"{other}/val/data.lmdb"})
+
+
+def test_a_declared_unit_holds_for_every_split(ethanol: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(ethanol, tmp_path / "bare")
+    (bare / "dataset.json").unlink()
+    settings = {"dataset.val.src": f"{ethanol}/val/data.lmdb", "optim.piwsl.energy_unit": "eV"}
+    with pytest.raises(UserError, match=r"says 'eV', but dataset\.val\.src '.*' holds .* kcal/mol"):
+        make_trainer(bare, settings)
+
+
+def test_statistics_of_a_split_that_nothing_tells_are_measured(
+    ethanol: Path, tmp_path: Path
+) -> None:
+    less = with_facts(ethanol, tmp_path / "less", lambda facts: facts["splits"].pop("val"))
+    expected = make_trainer(ethanol).label_statistics.splits["val"]
+    found = make_trainer(less).label_statistics.splits["val"]
+    assert found.count == expected.count == 8
+    assert found.energy_mean == pytest.approx(expected.energy_mean, rel=1e-5)
+    assert found.energy_std == pytest.approx(expected.energy_std, rel=1e-4)
+    assert found.force_rms == pytest.approx(expected.force_rms, rel=1e-5)
+
+
+def test_statistics_are_those_of_the_records_that_are_trained_on(ethanol: Path) -> None:
+    trainer = make_trainer(ethanol, {"dataset.train.train_split_settings": {"first_n": 5}})
+    energies = [float(trainer.train_dataset[number].energy) for number in range(5)]
+    found = trainer.label_statistics.splits
+    assert found["train"].count == len(trainer.train_dataset) == 5
+    assert found["train"].energy_mean == pytest.approx(np.mean(energies), rel=1e-6)
+    assert found["val"].count == 8
 
 
 def test_records_without_labels_are_let_through(ethanol: Path) -> None:
@@ -119,6 +181,21 @@ def test_weak_labels_are_less_element_references(
     assert trainer.evaluation.losses["weak_label"].max() < 1e-5
     prediction = trainer._denorm_preds("energy", out["energy"].reshape(-1, 1), batch)
     torch.testing.assert_close(prediction.reshape(-1), torch.as_tensor(batch.energy))
+
+
+def test_predictions_have_element_references_added(
+    ethanol: Path, total_energies: tuple[Path, dict[int, float]]
+) -> None:
+    trainer = make_trainer(ethanol, {**SUPERVISED, **with_references(total_energies[0])})
+    config = {**trainer.config, "piwsl": of_run(trainer)}
+    model = trainer.model.eval()
+    predictor = Predictor(model, trainer.normalizers, config, trainer.elementrefs)
+    batch = trainer.collater([trainer.val_dataset.dataset[number] for number in range(8)])
+    with torch.no_grad():
+        energy = model(batch)["energy"].reshape(-1, 1)
+    expected = trainer._denorm_preds("energy", energy, batch).reshape(-1)
+    found = predictor.predict(ethanol, "val").energy
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5)
 
 
 def test_targets_less_element_references_have_mean_zero(

@@ -170,12 +170,12 @@ def test_signals_save_on_every_rank_and_the_training_goes_on_to_the_same_result(
     )
     first = check_interrupted(ctrl_c, folder)
     terminated = signalled(
-        ["resume", str(folder), "--processes", "2"],
+        ["resume", str(folder)],
         folder,
         lambda number: os.kill(number, signal.SIGTERM),
     )
     assert first < check_interrupted(terminated, folder) < 200
-    run.train({}, folder, resume=True, processes=2)
+    run.train({}, folder, resume=True)
     whole = run.train(small_config(ethanol, options), tmp_path / "whole", processes=2)
     check_equal(whole, folder)
 

@@ -15,11 +15,17 @@ import pytest
 import torch
 import yaml
 from torch_geometric.data import Batch
+from typer.testing import CliRunner
 
+from piwsl_ocp.cli import build
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.ocp import interruption, run
+from piwsl_ocp.ocp.config import fairchem_config
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
+from piwsl_ocp.ocp.ranks import Ranks
 from piwsl_ocp.ocp.run_lock import RunFolderBusy, is_locked, only_process
+from piwsl_ocp.ocp.run_status import earlier_code, read_status
+from piwsl_ocp.ocp.state import read_checkpoint
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
 from tests.integration.training import small_config
 
@@ -38,6 +44,17 @@ def check_equal(whole: Path, parts: Path) -> None:
             assert torch.equal(expected[key], found[key]), (name, key)
 
 
+def interrupt_before(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Ask trainings to stop before a step."""
+    between_steps = PIWSLTrainer._between_steps
+
+    def interrupt(self: PIWSLTrainer) -> None:
+        self.stop_request.asked = self.step == step
+        between_steps(self)
+
+    patch.setattr(PIWSLTrainer, "_between_steps", interrupt)
+
+
 def test_a_training_leaves_its_address_and_port_to_nobody(
     ethanol: Path, tmp_path: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,25 +67,21 @@ def test_a_training_leaves_its_address_and_port_to_nobody(
     assert not {"MASTER_ADDR", "RANK", "LOCAL_RANK"} & os.environ.keys()
 
 
-@pytest.mark.parametrize("stop", [6, 7, 11])
+@pytest.mark.parametrize(("stop", "workers"), [(6, 0), (7, 0), (11, 0), (8, 1), (11, 1)])
 def test_a_resumed_training_equals_an_uninterrupted_one(
     ethanol: Path,
     tmp_path: Path,
     trained: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     stop: int,
+    workers: int,
 ) -> None:
-    whole = trained(ethanol, tmp_path / "whole", OPTIONS)
-    between_steps = PIWSLTrainer._between_steps
-
-    def interrupt(self: PIWSLTrainer) -> None:
-        self.stop_request.asked = self.step == stop
-        between_steps(self)
-
+    options = {**OPTIONS, "optim.num_workers": workers}
+    whole = trained(ethanol, tmp_path / "whole", options)
     with monkeypatch.context() as patch:
-        patch.setattr(PIWSLTrainer, "_between_steps", interrupt)
+        interrupt_before(stop, patch)
         with pytest.raises(TrainingInterrupted):
-            trained(ethanol, tmp_path / "parts", OPTIONS)
+            trained(ethanol, tmp_path / "parts", options)
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "interrupted"
     run.train({}, tmp_path / "parts", resume=True)
     check_equal(whole, tmp_path / "parts")
@@ -166,9 +179,70 @@ def test_a_used_folder_is_not_trained_in_again(
     ethanol: Path, tmp_path: Path, trained: Callable[..., Path]
 ) -> None:
     folder = trained(ethanol, tmp_path / "run", {"optim.max_steps": 2})
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match=r"is not empty: .* go on with `piwsl resume .*run`"):
         trained(ethanol, folder, {"optim.max_steps": 2})
     with pytest.raises(UserError, match="finished"):
         run.train({}, folder, resume=True)
     with pytest.raises(UserError, match="no run folder"):
         run.train({}, tmp_path / "nowhere", resume=True)
+
+
+def test_another_number_of_processes_is_refused(ethanol: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(yaml.safe_dump({**small_config(ethanol), "world_size": 2}))
+    for arguments in ({"processes": 1}, {"ranks": Ranks(0, 3)}):
+        with pytest.raises(UserError, match=r"was trained by 2 processes and would go on with"):
+            run.train({}, tmp_path, resume=True, **arguments)
+
+
+def test_a_run_tells_the_other_code_that_its_first_steps_were_done_with(
+    ethanol: Path,
+    tmp_path: Path,
+    trained: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    now = run.code_version()
+    other = {**now, "commit": "abc"}
+    with monkeypatch.context() as patch:
+        interrupt_before(8, patch)
+        patch.setattr(run, "code_version", lambda: other)
+        with pytest.raises(TrainingInterrupted):
+            trained(ethanol, folder, {"optim.max_steps": 9})
+    assert "earlier" not in read_status(folder)
+    shown = CliRunner().invoke(build(), ["resume", str(folder)], catch_exceptions=False).stdout
+    assert (
+        f"note: other code than before, the result may differ: commit abc, now {now['commit']}"
+        in (shown)
+    )
+    status = read_status(folder)
+    assert status["code"] == now
+    assert status["earlier"] == [{"code": other, "until_step": 7}]
+    assert earlier_code(folder, other, 7) == status["earlier"]
+    assert earlier_code(folder, other, 9)[1:] == [{"code": now, "until_step": 9}]
+
+
+def test_a_preempted_job_saves_in_the_midst_of_a_step_and_goes_on_with_this_packages_runner(
+    ethanol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, left = run.Runner(), []
+    settings = {"run_dir": str(tmp_path), "timestamp_id": ""}
+    config = fairchem_config(small_config(ethanol), **settings)
+    before = runner.checkpoint(config)
+    assert type(before.function) is run.Runner
+    assert before.args == (config,)
+    forward = PIWSLTrainer._forward
+
+    def preempted(self: PIWSLTrainer, batch: Batch) -> dict:
+        outputs = forward(self, batch)
+        if self.step == 5:
+            left.append(runner.checkpoint(config))
+            raise ConnectionAbortedError
+        return outputs
+
+    monkeypatch.setattr(PIWSLTrainer, "_forward", preempted)
+    with run._only_rank(), pytest.raises(ConnectionAbortedError):
+        runner(config)
+    (submission,) = left
+    assert type(submission.function) is run.Runner
+    assert read_checkpoint(submission.args[0]["checkpoint"])["step"] == 5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from fairchem.core.trainers import BaseTrainer
 
 from piwsl_ocp.consistency.displacement import (
     DisplacementOptions,
@@ -17,12 +19,19 @@ from piwsl_ocp.consistency.displacement import (
 )
 from piwsl_ocp.consistency.residuals import pitc
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp import progress
 from piwsl_ocp.ocp.labels import common_scale, reference_labels
 from piwsl_ocp.ocp.potential import FairchemPotential, records_of, structures_of
 from piwsl_ocp.ocp.trainer import PIWSLTrainer
 from tests.integration.training import make_trainer, one_batch
 
 PIWSL = {"optim.piwsl.terms": {"pitc": 1.2, "pisc": 0.8}}
+SQUARED = {
+    "loss_functions": [
+        {"energy": {"fn": "mse", "coefficient": 1}},
+        {"forces": {"fn": "mse", "coefficient": 100}},
+    ]
+}
 
 
 def gradient(trainer: PIWSLTrainer, step: int = 1) -> torch.Tensor:
@@ -76,20 +85,22 @@ def test_the_logged_pitc_is_the_residual_of_the_model_in_kcal_per_mol(ethanol: P
 
 
 @pytest.mark.parametrize("metric", ["mse", "mae"])
+@pytest.mark.parametrize("losses", [{}, SQUARED], ids=["absolute", "squared"])
 def test_the_unit_of_the_labels_does_not_change_the_gradient(
-    ethanol: Path, ethanol_in_ev: Path, metric: str
+    ethanol: Path, ethanol_in_ev: Path, metric: str, losses: dict
 ) -> None:
-    options = {**PIWSL, "optim.piwsl.metric": metric}
+    options = {**PIWSL, **losses, "optim.piwsl.metric": metric}
     a = gradient(make_trainer(ethanol, options))
     b = gradient(make_trainer(ethanol_in_ev, options))
     assert cosine(a, b) == pytest.approx(1.0, abs=1e-5)
     assert float(a.norm() / b.norm()) == pytest.approx(1.0, rel=1e-3)
 
 
-def test_a_common_scale_divides_the_whole_loss(ethanol: Path) -> None:
+@pytest.mark.parametrize("losses", [{}, SQUARED], ids=["absolute", "squared"])
+def test_a_common_scale_divides_the_whole_loss(ethanol: Path, losses: dict) -> None:
     """With the same physical model, loss / s has the gradient of the loss up to the factor s."""
-    raw = make_trainer(ethanol, {**PIWSL, "optim.piwsl.target_scale": "none"})
-    scaled = make_trainer(ethanol, PIWSL)
+    raw = make_trainer(ethanol, {**PIWSL, **losses, "optim.piwsl.target_scale": "none"})
+    scaled = make_trainer(ethanol, {**PIWSL, **losses})
     scale = common_scale(scaled.normalizers)
     mean = scaled.normalizers["energy"].mean.item()
     output_layers_scaled_up(raw, scale, mean)
@@ -125,6 +136,18 @@ def test_different_scales_of_energy_and_forces_are_balanced(ethanol: Path) -> No
     trainer.load_loss()
     coefficients = {target: loss["coefficient"] for target, loss in trainer.loss_functions}
     assert coefficients == {"energy": pytest.approx(4.0), "forces": pytest.approx(100.0)}
+
+
+def test_squared_losses_count_in_kcal_per_mol_as_weak_losses_do(
+    ethanol: Path, ethanol_in_ev: Path
+) -> None:
+    """The whole loss in eV is that in kcal/mol over the unit, so squares are multiplied by it."""
+    options = {**PIWSL, **SQUARED, "optim.piwsl.target_scale": "none"}
+    a, b = make_trainer(ethanol, options), make_trainer(ethanol_in_ev, options)
+    unit = b.label_statistics.kcal_per_mol
+    coefficients = [[loss["coefficient"] for _, loss in each.loss_functions] for each in (a, b)]
+    assert coefficients == [[1, 100], [pytest.approx(unit), pytest.approx(100 * unit)]]
+    assert unit > 23
 
 
 def test_validation_and_predictions_carry_no_weak_terms(ethanol: Path) -> None:
@@ -187,7 +210,7 @@ def test_a_non_finite_prediction_stops_and_names_the_record(ethanol: Path) -> No
 def test_fairchems_painn_refuses_a_structure_without_edges(ethanol: Path) -> None:
     settings = {"model.cutoff": 0.5, "model.name": "piwsl_ocp.models.painn.PaiNN"}
     assert one_batch(make_trainer(ethanol, settings)).edge_index.shape == (2, 0)
-    with pytest.raises(UserError, match=r"record 0 of '.*' has no two atoms within the cutoff"):
+    with pytest.raises(UserError, match=r"record \d+ of '.*' has no two atoms within the cutoff"):
         one_batch(make_trainer(ethanol, {**settings, "model.name": "painn"}))
 
 
@@ -285,6 +308,56 @@ def test_copies_of_a_structure_carry_one_noise_key_that_follows_the_record(ethan
 
 def fake_outputs(batch) -> dict[str, torch.Tensor]:
     return {"energy": torch.zeros(batch.natoms.numel()), "forces": torch.zeros_like(batch.pos)}
+
+
+@pytest.mark.parametrize("terms", [{"pitc": 1.0}, {}], ids=["weak", "supervised"])
+def test_records_without_edges_are_refused(ethanol: Path, tmp_path: Path, terms: dict) -> None:
+    """fairchem would build a graph for each displaced copy."""
+    data = shutil.copytree(ethanol, tmp_path / "data")
+    stock = {"optim.piwsl.terms": terms, "dataset.train.format": "lmdb"}
+    with pytest.raises(UserError, match=r"^dataset\.train: its records hold no edge_index"):
+        make_trainer(data, stock)
+    data = shutil.copytree(ethanol, tmp_path / "validation")
+    stock = {"optim.piwsl.terms": terms, "dataset.val.format": "single_point_lmdb"}
+    with pytest.raises(UserError, match=r"^dataset\.val: its records hold no edge_index"):
+        make_trainer(data, stock)
+
+
+def test_every_split_has_edges_with_settings_of_its_own_too(ethanol: Path) -> None:
+    own = {"dataset.val.use_train_settings": False, "dataset.test.use_train_settings": False}
+    trainer = make_trainer(ethanol, {**PIWSL, **own})
+    for loader in (trainer.train_loader, trainer.val_loader, trainer.test_loader):
+        assert "edge_index" in loader.dataset[0]
+
+
+def test_the_workers_of_a_loader_live_on_from_epoch_to_epoch(ethanol: Path) -> None:
+    trainer = make_trainer(ethanol, {"optim.num_workers": 1})
+    assert trainer.train_loader.persistent_workers
+    assert trainer.val_loader.persistent_workers
+    assert not make_trainer(ethanol).train_loader.persistent_workers
+
+
+def test_the_time_of_saving_is_no_training_time(
+    ethanol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(ethanol)
+    trainer.is_debug, trainer.config["cmd"]["checkpoint_dir"] = False, str(tmp_path)
+    now = [0.0]
+
+    def slow(self: BaseTrainer, metrics: dict | None, name: str, training_state: bool) -> None:
+        now[0] += 10.0
+        (tmp_path / name).touch()
+
+    monkeypatch.setattr(BaseTrainer, "save", slow)
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.time, "perf_counter", lambda: now[0])
+        trainer.progress.start(0, 1)
+        trainer.save()
+        with trainer.progress.paused():
+            trainer.save()
+        now[0] += 1.0
+        trainer.progress.step(1, torch.zeros(()))
+    assert trainer.progress.train_seconds == pytest.approx(1.0)
 
 
 def test_a_trainer_of_its_own_refuses_what_drowns_the_weak_losses(ethanol: Path) -> None:

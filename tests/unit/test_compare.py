@@ -93,6 +93,36 @@ def test_methods_are_named_by_their_terms(terms: dict[str, float], name: str) ->
     assert method_of({"optim": {"piwsl": {"terms": terms}}}).name == name
 
 
+@pytest.mark.parametrize(
+    ("terms", "weight", "name", "detail"),
+    [
+        ({}, 0.0, "supervised", ""),
+        ({}, 1.0, "NoisyNodes", "noisy_nodes 1, uniform ε 0.025 Å"),
+        ({"pitc": 1.2}, 0.5, "PIWSL + NoisyNodes", "pitc 1.2, noisy_nodes 0.5, uniform ε 0.025 Å"),
+    ],
+)
+def test_noisy_nodes_is_a_method(
+    terms: dict[str, float], weight: float, name: str, detail: str
+) -> None:
+    displacement = {"name": "uniform", "epsilon_max_angstrom": 0.025}
+    options = {"terms": terms, "noisy_nodes": weight, "displacement": displacement}
+    method = method_of({"optim": {"piwsl": options}})
+    assert (method.name, method.detail) == (name, detail)
+    assert method.is_supervised == (name == "supervised")
+
+
+def test_noisy_nodes_is_no_seed_of_supervised(runs: list[Path], tmp_path: Path) -> None:
+    noisy = [
+        make_run(tmp_path / f"n{seed}", "noisy_nodes", seed, scale=scale)
+        for seed, scale in ((0, 2.0), (2, 3.0))
+    ]
+    comparison = compare([*runs, *noisy])
+    assert [row.label for row in comparison.rows] == ["supervised", "PIWSL", "NoisyNodes"]
+    assert comparison.rows[0].seeds == (0, 1)
+    assert comparison.rows[2].change["energy_rmse"] == pytest.approx(1.0, rel=1e-12)
+    assert comparison.notes == ()
+
+
 def test_defaults_and_zero_weights_make_no_other_method() -> None:
     written = {
         "terms": {"pitc": 1, "pisc": 0},
@@ -142,6 +172,45 @@ def test_other_tuning_is_marked(runs: list[Path], tmp_path: Path) -> None:
     assert note.startswith("the runs differ in optim.lr_initial: 0.0005 (p1), ")
     assert note.endswith("0.001 (tuned)")
     assert f"Note: {note}." in markdown(compare([*runs, tuned]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "usual"),
+    [
+        ("optim.batch_size", 4, 8),
+        ("optim.piwsl.target_scale", "force_rms", "none"),
+        ("world_size", 2, 1),
+        ("checkpoint", "other.pt", None),
+        ("outputs", "other", None),
+    ],
+)
+def test_trainings_with_other_settings_are_no_further_seeds(
+    runs: list[Path], tmp_path: Path, key: str, value: object, usual: object
+) -> None:
+    changes = {key: value}
+    others = [
+        make_run(tmp_path / "o2", "supervised", 2, scale=3.0, changes=changes),
+        make_run(tmp_path / "o3", "piwsl", 3, scale=1.5, changes=changes),
+    ]
+    comparison = compare([*runs, *others])
+    assert [(row.label, row.seeds) for row in comparison.rows] == [
+        (f"supervised ({key} {usual})", (0, 1)),
+        (f"supervised ({key} {value})", (2,)),
+        (f"PIWSL ({key} {usual})", (0, 1)),
+        (f"PIWSL ({key} {value})", (3,)),
+    ]
+    changed = [row.change.get("energy_rmse") for row in comparison.rows]
+    assert changed == [None, None, pytest.approx(-0.4), pytest.approx(-0.5)]
+    (note,) = comparison.notes
+    assert note.startswith(f"the runs differ in {key}: {usual} (p1), ")
+
+
+def test_settings_that_are_left_out_have_their_defaults(runs: list[Path], tmp_path: Path) -> None:
+    changes = {"optim.piwsl.target_scale": "none", "world_size": 1, "optim.num_workers": 3}
+    same = make_run(tmp_path / "s2", "supervised", 2, changes=changes)
+    comparison = compare([*runs, same])
+    assert comparison.rows[0].seeds == (0, 1, 2)
+    assert comparison.notes == ()
 
 
 def test_nothing_to_compare() -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
 import numpy as np
-from ase.build import bulk
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
-from piwsl_ocp.ocp.predictor import graph_data
+from piwsl_ocp.errors import UserError
+from piwsl_ocp.ocp.predictor import Predictor, graph_data
+
+PAINN = {"hidden_channels": 16, "num_layers": 2, "num_rbf": 16, "otf_graph": False}
 
 #: Cuts through the shell of twelve neighbours of the same element in rock salt.
 MAX_NEIGHBORS = 9
@@ -27,3 +32,14 @@ def test_a_graph_is_that_of_the_rounded_positions_of_a_record() -> None:
         again = graph_data(stored, 0, 5.0, MAX_NEIGHBORS)
         np.testing.assert_array_equal(graph.edge_index, again.edge_index)
         np.testing.assert_array_equal(graph.cell_offsets, again.cell_offsets)
+
+
+def test_fairchems_painn_refuses_a_structure_without_edges_and_ours_predicts_it() -> None:
+    structures = [molecule("H2O"), Atoms("O")]
+    stock = Predictor.untrained({"name": "painn", **PAINN})
+    with pytest.raises(UserError, match=r"^structure 1 has no two atoms within the cutoff of 12 "):
+        stock.predict_atoms(structures)
+    with pytest.raises(UserError, match=r"^the structure has no two atoms within the cutoff"):
+        stock.predict_atoms(structures[1:])
+    ours = Predictor.untrained({"name": "piwsl_ocp.models.painn.PaiNN", **PAINN})
+    assert ours.predict_atoms(structures)[1].energy.isfinite().all()

@@ -149,7 +149,8 @@ def _check_split(
     if not isinstance(section, Mapping):
         raise UserError(f"{where}: found {section!r}, expected a mapping with the key src")
     own = {key: value for key, value in section.items() if key in Split.model_fields}
-    format_name = section.get("format", train.get("format"))
+    inherited = train.get("format") if section.get("use_train_settings", True) else None
+    format_name = section.get("format", inherited)
     if format_name in LMDB_FORMATS:
         check_keys(section, Split.model_fields, where)
     else:

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from fairchem.core.models.base import HydraModel
 from pydantic import Field
 from torch import nn
 
@@ -70,6 +71,19 @@ def check_model(model: object) -> type[nn.Module]:
     if not model.get("regress_forces", True):
         raise UserError("model.regress_forces is false: PIWSL needs a model that predicts forces")
     return kind
+
+
+def check_has_cutoff(model: type[nn.Module]) -> None:
+    """Refuse a model that tells no cutoff, with which this package's trainer builds the graph.
+
+    Raises:
+        UserError: for fairchem's `hydra`, whose backbone alone has one.
+    """
+    if issubclass(model, HydraModel):
+        raise UserError(
+            "model.name: fairchem's 'hydra' has no cutoff of its own, which PIWSLTrainer builds "
+            f"graphs with: use one of {', '.join((*STOCK, *OWN_MODELS))}"
+        )
 
 
 def value_of(model: Mapping[str, Any], kind: type[nn.Module], key: str) -> Any:

@@ -17,6 +17,8 @@ from piwsl_ocp.ocp.sections.model import value_of
 #: Models whose edge frames or dropout are drawn anew in every pass, and the class to take instead.
 NOISY = {
     "escn": "piwsl_ocp.models.escn.ESCN",
+    "escn_export": "piwsl_ocp.models.escn.ESCN",
+    "scn": "piwsl_ocp.models.escn.ESCN",
     "equiformer_v2": "piwsl_ocp.models.equiformer_v2.EquiformerV2",
 }
 
