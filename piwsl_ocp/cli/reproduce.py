@@ -92,7 +92,6 @@ def reproduce(
         console.print(overview(tables, results, seeds, model or ()))
         return
     folders = Folders(runs, results, data, data_source)
-    made_by = make_launcher(launcher, parallel, profile, on_interrupt, at_scale.profile)
     reproduction = Reproduction(
         tables,
         at_scale,
@@ -103,11 +102,16 @@ def reproduce(
         missing_only=missing,
         time_again=time_again,
     )
+    made_by = None
+    if not report_only:
+        made_by = make_launcher(
+            launcher, parallel, profile, on_interrupt, usual_profile=at_scale.profile
+        )
     if dry_run:
         reproduction.show_jobs()
         return
     complete = True
-    if not report_only:
+    if made_by is not None:
         try:
             complete = reproduction.run(made_by, retry_failed=retry_failed)
         except KeyboardInterrupt:

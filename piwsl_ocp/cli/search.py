@@ -119,6 +119,8 @@ def _search(plan, launcher, parallel: int | None, out: Path | None) -> None:
         for job in plan.jobs(best.params):
             _say(f"  {job.run_folder}")
         _say(f"train with it: piwsl train {results[-1]}")
+        if left:
+            raise typer.Exit(1)
 
 
 def _show_plan(plan) -> None:

@@ -298,14 +298,14 @@ def _reference_messages(found: Survey, split: Split, recipe: Recipe) -> Iterator
             "choose a larger --n-train or another --split-seed"
         )
     known = list(recipe.references)
-    training = found.compositions(split.train)
-    others = found.compositions(np.concatenate([split.val, split.test]))
-    others = others[others.sum(axis=1) == others[:, known].sum(axis=1)]
-    outside = others[~are_determined(training, others)]
-    if len(outside):
+    training, _ = found.compositions(split.train)
+    others, structures = found.compositions(np.concatenate([split.val, split.test]))
+    outside = others.sum(axis=1) == others[:, known].sum(axis=1)
+    outside &= ~are_determined(training, others)
+    if outside.any():
         yield (
-            f"{len(outside)} structures of validation and test, such as "
-            f"{formula(outside[0])}, are no combination of training compositions: their reference "
-            "energy is a guess, and errors of energies mean little; leave them out, or choose a "
-            "larger --n-train or another --split-seed"
+            f"{structures[outside].sum()} structures of validation and test, such as "
+            f"{formula(others[outside][0])}, are no combination of training compositions: their "
+            "reference energy is a guess, and errors of energies mean little; leave them out, or "
+            "choose a larger --n-train or another --split-seed"
         )

@@ -50,13 +50,13 @@ def are_determined(training: np.ndarray, compositions: np.ndarray) -> np.ndarray
     as a single atom beside molecules of one kind, depends on which of many equal fits is taken.
 
     Args:
-        training: (n, elements) numbers of atoms of the training split.
+        training: (n, elements) numbers of atoms of the training split, each composition once.
         compositions: (m, elements).
 
     Returns:
         (m,) bool.
     """
-    _, sizes, rows = np.linalg.svd(np.unique(training, axis=0), full_matrices=False)
+    _, sizes, rows = np.linalg.svd(training, full_matrices=False)
     basis = rows[sizes > RANK_TOLERANCE * sizes.max()]
     rest = compositions - compositions @ basis.T @ basis
     return np.linalg.norm(rest, axis=1) <= RANK_TOLERANCE * np.linalg.norm(compositions, axis=1)

@@ -90,17 +90,23 @@ class Energies:
 
     def of(self, places: np.ndarray, unit: str) -> FittingData:
         """Return energies in `unit` and compositions of the structures at these places."""
-        compositions = self.compositions(places)
-        elements = np.flatnonzero(compositions.any(axis=0))
+        chosen = np.asarray(self._numbers)[places]
+        compositions = element_counts(self._formulas)
+        elements = np.flatnonzero(compositions[np.unique(chosen)].any(axis=0))
         return FittingData(
-            compositions=compositions[:, elements],
+            compositions=compositions[:, elements][chosen],
             elements=elements,
             energies=np.asarray(self._energies)[places] * energy_factor("eV", unit),
         )
 
-    def compositions(self, places: np.ndarray) -> np.ndarray:
-        """Return the numbers of atoms by atomic number, (n, 119), of the structures at places."""
-        return element_counts(self._formulas)[np.asarray(self._numbers, dtype=np.int64)[places]]
+    def compositions(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the compositions at these places, each once, and how many structures have it.
+
+        Returns:
+            (m, 119) numbers of atoms by atomic number, and (m,) numbers of structures.
+        """
+        used, structures = np.unique(np.asarray(self._numbers)[places], return_counts=True)
+        return element_counts(self._formulas)[used], structures
 
 
 def element_counts(formulas: Iterable[bytes]) -> np.ndarray:
@@ -151,8 +157,8 @@ class Survey:
         """Return what a fit needs of the given records."""
         return self._kept_energies.of(self._places(records), unit)
 
-    def compositions(self, records: np.ndarray) -> np.ndarray:
-        """Return the numbers of atoms by atomic number, (n, 119), of the given records."""
+    def compositions(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the compositions of the given records; see `Energies.compositions`."""
         return self._kept_energies.compositions(self._places(records))
 
     def _places(self, records: np.ndarray) -> np.ndarray:

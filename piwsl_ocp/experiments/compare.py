@@ -15,6 +15,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.method import Method, method_of
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.ocp.options import PIWSLOptions
+from piwsl_ocp.ocp.sections.dataset import PLACE_OF_DATA
 
 #: What is compared, in the order of the table; lower is better everywhere.
 QUANTITIES = (
@@ -42,9 +43,10 @@ _SETTINGS = (
 #: What belongs to the method, changes how a step is computed but not what it gives, or is compared
 #: by the checksum of the data.
 _OTHER_SETTINGS = (
-    "dataset.train.src",
-    "dataset.val.src",
+    *(f"dataset.{split}.{key}" for split in ("train", "val") for key in PLACE_OF_DATA),
     "dataset.test",
+    "optim.piwsl.allow_amp",
+    "optim.piwsl.energy_unit",
     "optim.piwsl.noisy_nodes",
     "optim.piwsl.terms",
     "optim.piwsl.displacement",
@@ -381,6 +383,9 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             for key, below in value.items():
                 walk(f"{prefix}.{key}", below)
+        elif isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
+            for part in value:  # one for each target
+                walk(prefix, part)
         else:
             flat[prefix] = value
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from piwsl_ocp.datasets import DatasetInfo
+from piwsl_ocp.datasets.checksums import file_facts
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.run_folder import CONFIG_FILE, RunFolder
+from piwsl_ocp.ocp.sections.dataset import PLACE_OF_DATA, Split
 
 #: Sections of a configuration that a result depends on; the data set counts by its checksums.
 SECTIONS = (
@@ -26,10 +28,6 @@ SECTIONS = (
     "task",
     "trainer",
 )
-#: Sections that count where they are set: `checkpoint` has the weights that a run begins with.
-_SECTIONS_IF_SET = ("checkpoint",)
-#: Keys of a split's section that say where its data lie, and how they are read.
-_PLACE_OF_DATA = ("src", "format", "graph")
 
 
 @dataclass(frozen=True)
@@ -83,32 +81,37 @@ class Job:
 def fingerprint(config: Mapping[str, Any], dataset_folder: Path | str) -> str:
     """Return twelve digits that two runs share if their results have to be the same.
 
-    They depend on the configuration and on the content of the data, not on where anything lies.
+    They depend on the configuration and on the content of the data, and of a checkpoint that a run
+    begins with, not on where anything lies.
 
     Args:
         config: a resolved configuration.
         dataset_folder: the converted data set that it trains on.
 
     Raises:
-        UserError: if there is no data set in the folder.
+        UserError: if there is no data set in the folder, or the checkpoint cannot be read.
     """
     splits = DatasetInfo.read(dataset_folder).splits
     content = {name: config.get(name) for name in SECTIONS}
     content["data"] = {name: facts.checksum for name, facts in splits.items()}
-    for name in _SECTIONS_IF_SET:
-        if config.get(name) is not None:
-            content[name] = config[name]
+    if config.get("checkpoint") is not None:
+        (facts,) = file_facts([Path(config["checkpoint"])])
+        content["begins_with"] = facts["sha256"]
     if parts := _parts_of_data(config.get("dataset")):
         content["parts_of_data"] = parts
     return digest(content)
 
 
 def _parts_of_data(datasets: Any) -> dict[str, dict[str, Any]]:
-    """Return what the sections of the splits say besides the place of the data, where they do."""
-    sections = datasets.items() if isinstance(datasets, Mapping) else ()
+    """Return what the sections of the splits say, but for the place of the data and defaults."""
+    defaults = Split().model_dump()
     said = {
-        split: {key: value for key, value in section.items() if key not in _PLACE_OF_DATA}
-        for split, section in sections
+        split: {
+            key: value
+            for key, value in section.items()
+            if key not in PLACE_OF_DATA and value != defaults.get(key)
+        }
+        for split, section in (datasets or {}).items()
         if isinstance(section, Mapping)
     }
     return {split: found for split, found in said.items() if found}

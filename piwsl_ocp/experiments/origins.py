@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+#: Between the versions of a training that was resumed under another one.
+THEN = ", then "
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,23 @@ class Origin:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+def versions_of(status: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of the code that a training was done with, its `commit` among them.
+
+    Args:
+        status: what `run.json` says; where the training was resumed under other code, the versions
+            are joined in their order, as in "2.6, then 2.7".
+    """
+    codes = [*(part["code"] for part in status.get("earlier", ())), status.get("code", {})]
+    names = dict.fromkeys(name for code in codes for name in code)
+    found = {name: [str(code.get(name, "unknown")) for code in codes] for name in names}
+    return {name: THEN.join(dict.fromkeys(versions)) for name, versions in found.items()}
+
+
 def short_commit(commit: str) -> str:
-    """Return the first digits of a commit, and those of changes that were not committed."""
-    digits, plus, changes = commit.partition("+")
-    return digits[:9] + plus + changes[:4]
+    """Return the first digits of commits, and those of changes that were not committed."""
+    parts = (one.partition("+") for one in commit.split(THEN))
+    return THEN.join(digits[:9] + plus + changes[:4] for digits, plus, changes in parts)
 
 
 def origin_warnings(origins: Iterable[Origin]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.experiments.compare import QUANTITIES, Comparison, Row, Run
+from piwsl_ocp.experiments.origins import short_commit, versions_of
 from piwsl_ocp.experiments.plots import COLOURS, BondFigure, bond_profiles, learning_curves
 from piwsl_ocp.experiments.tables import FOOTNOTE, cell, format_change, title_of, unit_of
 from piwsl_ocp.ocp.run_status import command_to_repeat
@@ -142,7 +143,7 @@ def _bond(bond: BondFigure, comparison: Comparison) -> dict[str, Any]:
 
 def _provenance(comparison: Comparison) -> list[tuple[str, object]]:
     first = comparison.first
-    code = first.folder.status.get("code", {})
+    code = versions_of(first.folder.status)
     versions = ", ".join(f"{key} {value}" for key, value in code.items() if key != "commit")
     return [
         ("data set", f"{first.result['dataset']['folder']} ({first.result['dataset']['name']})"),
@@ -160,7 +161,7 @@ def _run(run: Run) -> dict[str, Any]:
         "detail": run.method.detail,
         "seed": run.folder.seed,
         "best_step": run.folder.best_step,
-        "commit": str(status.get("code", {}).get("commit", "unknown"))[:12],
+        "commit": short_commit(versions_of(status).get("commit", "unknown")),
         "started": str(status.get("started", "unknown"))
         .replace("T", " ")
         .replace("+00:00", " UTC"),

@@ -29,6 +29,7 @@ from piwsl_ocp.ocp.run_lock import RunFolderBusy, only_process
 from piwsl_ocp.ocp.state import read_checkpoint
 
 EXIT_USER_ERROR = 2
+EXIT_BUSY = 3
 EXIT_INTERRUPTED = 130
 
 #: Seconds to wait for the process before, which may still be ending.
@@ -112,7 +113,7 @@ def main() -> int:
             run(job)
         except UserError as error:
             sys.stderr.write(f"error: the run in '{job.run_folder}' failed: {error}\n")
-            return EXIT_USER_ERROR
+            return EXIT_BUSY if isinstance(error, RunFolderBusy) else EXIT_USER_ERROR
         except TrainingInterrupted:
             return EXIT_INTERRUPTED
     return 0

@@ -123,7 +123,9 @@ def train(
     check_config(config)
     with only_process(folder):
         if not resume:
-            _prepare(folder, config)
+            _require_empty(folder)
+        if not (folder / CHECKPOINT_FILE).is_file():
+            _keep_config(folder, config)
         with _status_kept(folder, config, step), _log_file(folder, quiet=progress):
             _launch(config, ranks, quiet=progress)
     return folder
@@ -201,26 +203,29 @@ def _resumed_config(folder: Path, processes: int | None) -> tuple[dict[str, Any]
     if is_finished(folder):
         raise UserError(f"the training in '{folder}' is finished: nothing to resume")
     config = yaml.safe_load(path.read_text())
+    checkpoint = folder / CHECKPOINT_FILE
+    if not checkpoint.is_file():
+        return config, 0
     before = config.get("world_size", 1)
     if processes not in (None, before):
         raise UserError(
             f"'{folder}' was trained by {before} processes and would go on with {processes}, which "
-            f"changes the batches: go on with {before}, as `piwsl resume` does by itself, or train "
-            "in another folder"
+            f"changes the batches: go on with {before} (tasks of a SLURM job; `piwsl resume` does "
+            "so by itself), or remove the folder to train anew"
         )
-    checkpoint = folder / CHECKPOINT_FILE
-    if not checkpoint.is_file():
-        return config, 0
     config["checkpoint"] = str(checkpoint)
     return config, read_checkpoint(checkpoint)["step"]
 
 
-def _prepare(folder: Path, config: Mapping[str, Any]) -> None:
+def _require_empty(folder: Path) -> None:
     if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(
             f"the run folder '{folder}' is not empty: give another one, or go on with "
             f"`piwsl resume {folder}`"
         )
+
+
+def _keep_config(folder: Path, config: Mapping[str, Any]) -> None:
     saved = {key: value for key, value in config.items() if key not in ("run_dir",)}
     text = yaml.safe_dump(deepcopy(saved), sort_keys=False)
     write_atomically(folder / CONFIG_FILE, lambda file: file.write(text.encode()))

@@ -190,9 +190,21 @@ def test_a_used_folder_is_not_trained_in_again(
 def test_another_number_of_processes_is_refused(ethanol: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text(yaml.safe_dump({**small_config(ethanol), "world_size": 2}))
+    (tmp_path / run.CHECKPOINT_FILE).parent.mkdir()
+    (tmp_path / run.CHECKPOINT_FILE).touch()
     for arguments in ({"processes": 1}, {"ranks": Ranks(0, 3)}):
         with pytest.raises(UserError, match=r"was trained by 2 processes and would go on with"):
             run.train({}, tmp_path, resume=True, **arguments)
+
+
+def test_before_the_first_checkpoint_any_number_of_processes_will_do(
+    ethanol: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yml"
+    settings = small_config(ethanol, {"optim.max_steps": 2, "optim.eval_every": 2})
+    config.write_text(yaml.safe_dump({**settings, "world_size": 2}))
+    run.train({}, tmp_path, resume=True, processes=1)
+    assert yaml.safe_load(config.read_text())["world_size"] == 1
 
 
 def test_a_run_tells_the_other_code_that_its_first_steps_were_done_with(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from piwsl_ocp.experiments import processes
+from piwsl_ocp.experiments import processes, worker
 from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.processes import Worker
 from piwsl_ocp.experiments.run_record import RunRecord
@@ -170,12 +170,13 @@ def test_a_run_that_another_process_makes_is_no_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with only_process("nowhere/a"), launch(monkeypatch, "exit 2") as launcher:
-        ended: dict = {}
-        while len(ended) < 2:
-            ended |= launcher.ended()
-    assert ended["nowhere/a"].is_passing
-    assert not ended["nowhere/b"].is_passing
+    for code in (worker.EXIT_BUSY, worker.EXIT_USER_ERROR):
+        with launch(monkeypatch, f"exit {code}") as launcher:
+            ended: dict = {}
+            while len(ended) < 2:
+                ended |= launcher.ended()
+        passing = {failure.is_passing for failure in ended.values()}
+        assert passing == {code == worker.EXIT_BUSY}
 
 
 def test_runs_that_do_not_save_in_time_are_killed_and_named(

@@ -205,8 +205,24 @@ def test_trainings_with_other_settings_are_no_further_seeds(
     assert note.startswith(f"the runs differ in {key}: {usual} (p1), ")
 
 
+def test_a_row_is_told_apart_by_the_weight_of_a_target(runs: list[Path], tmp_path: Path) -> None:
+    losses = [{"energy": {"coefficient": 1}}, {"forces": {"coefficient": 10}}]
+    changes = {"loss_functions": losses}
+    other = make_run(tmp_path / "o2", "supervised", 2, changes=changes)
+    labels = [row.label for row in compare([*runs, other]).rows]
+    assert any("loss_functions.forces.coefficient 10" in label for label in labels)
+    assert not any("[" in label for label in labels)
+
+
 def test_settings_that_are_left_out_have_their_defaults(runs: list[Path], tmp_path: Path) -> None:
-    changes = {"optim.piwsl.target_scale": "none", "world_size": 1, "optim.num_workers": 3}
+    changes = {
+        "optim.piwsl.target_scale": "none",
+        "optim.piwsl.allow_amp": True,
+        "optim.piwsl.energy_unit": "kcal/mol",
+        "dataset.train.format": "piwsl_ocp.ocp.dataset.GraphLmdbDataset",
+        "world_size": 1,
+        "optim.num_workers": 3,
+    }
     same = make_run(tmp_path / "s2", "supervised", 2, changes=changes)
     comparison = compare([*runs, same])
     assert comparison.rows[0].seeds == (0, 1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from piwsl_ocp.experiments.origins import short_commit, versions_of
 from piwsl_ocp.ocp.provenance import commit_of
 
 
@@ -33,3 +34,14 @@ def test_changes_that_are_not_committed_are_told_apart(tmp_path: Path) -> None:
     assert found[0] == found[2] != found[1]
     assert all(name.startswith(f"{head}+") for name in found[:3])
     assert found[3] == head
+
+
+def test_a_training_that_was_resumed_has_all_its_versions_in_their_order() -> None:
+    first, second = ({"commit": digit * 40, "torch": "2.6"} for digit in "ab")
+    assert versions_of({"code": first}) == first
+    assert versions_of({}) == {}
+    earlier = [{"code": first, "until_step": 10}, {"code": second, "until_step": 20}]
+    found = versions_of({"code": {**second, "torch": "2.7"}, "earlier": earlier})
+    assert found == {"commit": f"{'a' * 40}, then {'b' * 40}", "torch": "2.6, then 2.7"}
+    assert short_commit(found["commit"]) == "aaaaaaaaa, then bbbbbbbbb"
+    assert short_commit(f"{'a' * 40}+{'c' * 40}") == "aaaaaaaaa+cccc"

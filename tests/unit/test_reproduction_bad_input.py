@@ -11,7 +11,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from piwsl_ocp.cli import build
-from piwsl_ocp.cli import reproduce as cli
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import measure
 from piwsl_ocp.experiments.reproduction import published, results
@@ -19,7 +18,6 @@ from piwsl_ocp.experiments.reproduction.plan import plan, select
 from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction
 from piwsl_ocp.experiments.reproduction.scales import find_scale
 from piwsl_ocp.experiments.run_folder import RunFolder
-from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
@@ -89,14 +87,16 @@ def test_jobs_of_slurm_ask_for_what_the_scale_needs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], profile: str
 ) -> None:
     asked = []
-    monkeypatch.setattr(
-        cli, "make_launcher", lambda *options: asked.append(options[2] or options[4])
-    )
-    monkeypatch.setattr(Reproduction, "run", lambda self, launcher, retry_failed: True)
+
+    def run(self: Reproduction, launcher: SlurmLauncher, retry_failed: bool) -> bool:
+        asked.append(launcher.profile)
+        return True
+
+    monkeypatch.setattr(Reproduction, "run", run)
     fixed = ["reproduce", "4", "--launcher", "slurm", "--results", str(tmp_path)]
     call = CliRunner().invoke(build(), [*fixed, *arguments])
     assert call.exit_code == 0, call.output
-    assert asked == [profile]
+    assert asked == [SlurmProfile.read(profile)]
 
 
 @pytest.mark.parametrize(
@@ -197,22 +197,3 @@ def test_missing_slurm_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         SlurmLauncher(SlurmProfile()),
     ):
         pass
-
-
-@pytest.mark.parametrize(
-    ("partition", "cores", "said"),
-    [
-        ("gpuu", 1, "SLURM has no partition 'gpuu': use one of normal, gpu"),
-        ("gpu", 64, "the largest node of partition 'gpu' has 32"),
-        (None, 64, "the largest node of partition 'normal' has 32"),
-    ],
-)
-def test_what_slurm_cannot_do_is_told_before_a_job_waits_for_ever(
-    monkeypatch: pytest.MonkeyPatch, partition: str | None, cores: int, said: str
-) -> None:
-    answers = {"%P": "normal*\ngpu\n", "%c": "16\n32+\n"}
-    monkeypatch.setattr(slurm_queue, "_ask", lambda *command: answers[command[-1]])
-    with pytest.raises(UserError) as error:
-        slurm_queue.check_fits(partition, cores)
-    assert said in str(error.value)
-    slurm_queue.check_fits("gpu", 32)

@@ -94,16 +94,31 @@ def test_equal_runs_share_a_folder_wherever_they_are_planned(data: Path, tmp_pat
     assert joined.measurements == ("errors", "bond_scan")
 
 
-@pytest.mark.parametrize(
-    "more", [{"checkpoint": "other/best_checkpoint.pt"}, {"dataset.train.first_n": 5}]
-)
-def test_other_weights_to_begin_with_and_parts_of_the_data_have_a_folder_of_their_own(
-    data: Path, tmp_path: Path, more: dict[str, object]
+def test_weights_to_begin_with_and_parts_of_the_data_make_another_run(
+    data: Path, tmp_path: Path
 ) -> None:
-    plain, other = (
-        make_job(SUPERVISED, 0, {**settings(data), **changed}, tmp_path) for changed in ({}, more)
+    def folder(**more: object) -> str:
+        return make_job(SUPERVISED, 0, {**settings(data), **more}, tmp_path).run_folder
+
+    weights, copy = tmp_path / "a.pt", tmp_path / "b.pt"
+    weights.write_bytes(b"weights")
+    copy.write_bytes(b"weights")
+    plain, begun = folder(), folder(checkpoint=str(weights))
+    part = folder(**{"dataset.train.first_n": 5})
+    assert len({plain, begun, part}) == 3
+    assert folder(checkpoint=str(copy)) == begun
+    assert (
+        folder(**{"dataset.train.first_n": None, "dataset.val.use_train_settings": True}) == plain
     )
-    assert plain.run_folder != other.run_folder
+
+
+def test_a_run_is_known_by_its_digits_whatever_words_are_before_them(
+    data: Path, tmp_path: Path
+) -> None:
+    name = make_job(SUPERVISED, 0, settings(data), tmp_path).name
+    (tmp_path / f"earlier_words-{'-'.join(name.split('-')[-2:])}").mkdir()
+    assert make_job(SUPERVISED, 0, settings(data), tmp_path).name.startswith("earlier_words-s0-")
+    assert make_job(SUPERVISED, 1, settings(data), tmp_path).name.startswith("aspirin_")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.measurements import MEASUREMENTS
 from piwsl_ocp.experiments.method import method_of
+from piwsl_ocp.experiments.origins import versions_of
 from piwsl_ocp.experiments.reproduction.published import UNIT
 from piwsl_ocp.experiments.reproduction.result import (
     EXTRA_MEASUREMENTS,
@@ -267,7 +268,7 @@ def _first(error: ValidationError) -> str:
 
 
 def _provenance(run: RunFolder, result: Mapping[str, Any]) -> Provenance:
-    code = {key: str(value) for key, value in run.status.get("code", {}).items()}
+    code = versions_of(run.status)
     return Provenance(
         commit=code.pop("commit", UNKNOWN),
         versions=code,

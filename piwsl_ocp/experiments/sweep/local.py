@@ -21,8 +21,8 @@ from piwsl_ocp.experiments.processes import (
 from piwsl_ocp.experiments.run_record import Failure, RunRecord, last_lines
 from piwsl_ocp.ocp.devices import visible_gpus
 
-#: Exit code of a process that saved and stopped.
-_INTERRUPTED = 130
+#: Exit codes of a process that saved and stopped, and of one that another kept out of the folder.
+_INTERRUPTED, _BUSY = 130, 3
 
 
 class LocalLauncher:
@@ -118,5 +118,4 @@ def _failure(folder: str, worker: Worker) -> Failure | None:
     if code == _INTERRUPTED:
         reason = "its process was asked to stop; the same command goes on with it"
         return Failure(reason, is_passing=True)
-    is_busy = RunRecord(folder).is_worked_on  # by another process, which this one waited for
-    return Failure(worker.last_line(), last_lines(worker.written()), is_passing=is_busy)
+    return Failure(worker.last_line(), last_lines(worker.written()), is_passing=code == _BUSY)

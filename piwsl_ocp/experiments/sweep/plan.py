@@ -125,6 +125,8 @@ def make_job(
 ) -> Job:
     """Return one run, in a folder whose name follows from its settings and data alone.
 
+    A folder with the same digits at its end is the same run, whatever words are before them.
+
     Args:
         config: a configuration, see `piwsl_ocp.ocp.config.find_config`.
         seed: of the run; None for that of the configuration, or else 0.
@@ -151,9 +153,11 @@ def make_job(
     if source is None:
         raise UserError(f"'{config}' sets no dataset.train.src: name the LMDB of the training")
     data = Path(source).parent.parent
-    name = f"{_readable(settings, data)}-{fingerprint(settings, data)[:8]}"
+    root, digits = Path(root).absolute(), fingerprint(settings, data)[:8]
+    there = sorted(path.name for path in root.glob(f"*-s{seed}-{digits}"))
+    name = there[0] if there else f"{_readable(settings, data)}-{digits}"
     settings["identifier"] = name
-    return Job(settings, str(Path(root).absolute() / name), str(data), measurements)
+    return Job(settings, str(root / name), str(data), measurements)
 
 
 def without_repetition(jobs: Iterable[Job]) -> list[Job]:

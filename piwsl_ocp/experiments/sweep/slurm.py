@@ -78,6 +78,7 @@ class SlurmLauncher:
         self._unsent: dict[str, Job] = {}
         self._withdrawn: list[str] = []
         self._has_sent = False
+        self._last_array: str | None = None
         self._watched: dict[str, _Watched] = {}
 
     def __enter__(self) -> SlurmLauncher:
@@ -130,7 +131,6 @@ class SlurmLauncher:
         for job in jobs:
             self._watched[job.run_folder] = _Watched(job, found[job.run_folder], seconds)
         self._unsent.clear()
-        self._has_sent = True
 
     def ended(self) -> dict[str, Failure | None]:
         """Return the runs that ended since the last look; none where SLURM does not answer."""
@@ -179,9 +179,9 @@ class SlurmLauncher:
         size = slurm_queue.largest_array()
         in_turn = self.profile.array_parallelism < len(jobs)
         submitted: dict[str, SlurmJob] = {}
-        before = None
         for start in range(0, len(jobs), size):
             try:
+                before = self._last_array if in_turn else None
                 array = self._submit_array(jobs[start : start + size], before)
             except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
                 if _SILENCE.search(_last_line(error)):
@@ -189,7 +189,8 @@ class SlurmLauncher:
                     raise slurm_queue.SlurmSilent(silence) from None
                 raise UserError(_refusal(error, len(jobs), len(submitted))) from None
             submitted |= array
-            before = next(iter(array.values())).number.split("_")[0] if in_turn else None
+            self._last_array = next(iter(array.values())).number.split("_")[0]
+            self._has_sent = True
         return submitted
 
     def _submit_array(self, jobs: Sequence[Job], before: str | None) -> dict[str, SlurmJob]:
@@ -207,8 +208,8 @@ class SlurmLauncher:
             job.run_folder: SlurmJob(one.job_id, name)
             for job, one in zip(jobs, submitted, strict=True)
         }
-        for folder, slurm_job in found.items():
-            RunRecord(folder).keep_slurm_job(slurm_job)
+        for run_folder, slurm_job in found.items():
+            RunRecord(run_folder).keep_slurm_job(slurm_job)
         return found
 
     def _executor(self, folder: Path, before: str | None) -> submitit.AutoExecutor:

@@ -16,7 +16,7 @@ from rich.table import Table
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.compare import QUANTITIES, Run, Statistic
 from piwsl_ocp.experiments.job import Job
-from piwsl_ocp.experiments.origins import Origin, origin_warnings
+from piwsl_ocp.experiments.origins import Origin, origin_warnings, versions_of
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.sweep.plan import read_grid
 from piwsl_ocp.experiments.tables import bordered_width, format_statistic, title_of, unit_of
@@ -150,7 +150,7 @@ def _origin_of_readable(run: Run, dataset_folder: str) -> Origin:
         UserError: if something of the table cannot be read from the run.
     """
     _ = run.folder.seed, run.values, run.read("unit")
-    versions = {name: str(value) for name, value in run.folder.status.get("code", {}).items()}
+    versions = versions_of(run.folder.status)
     return Origin(
         commit=versions.pop("commit", "unknown"),
         data=dataset_folder,

@@ -47,6 +47,10 @@ MAKERS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+#: Keys of a split that say where its data lie and how they are read, not which they are.
+PLACE_OF_DATA = ("src", "format", "graph")
+
+
 class Split(Section):
     """One split, as fairchem's LMDB data sets and the trainer read it."""
 
