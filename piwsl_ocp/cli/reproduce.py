@@ -102,21 +102,20 @@ def reproduce(
         missing_only=missing,
         time_again=time_again,
     )
-    made_by = None
-    if not report_only:
-        made_by = make_launcher(
-            launcher, parallel, profile, on_interrupt, usual_profile=at_scale.profile
-        )
+    if report_only and not dry_run:
+        reproduction.show_tables()
+        return
+    made_by = make_launcher(
+        launcher, parallel, profile, on_interrupt, usual_profile=at_scale.profile
+    )
     if dry_run:
         reproduction.show_jobs()
         return
-    complete = True
-    if made_by is not None:
-        try:
-            complete = reproduction.run(made_by, retry_failed=retry_failed)
-        except KeyboardInterrupt:
-            say_how_to_go_on(launcher, str(runs), made_by.killed)
-            raise
+    try:
+        complete = reproduction.run(made_by, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        say_how_to_go_on(launcher, str(runs), made_by.killed)
+        raise
     reproduction.show_tables()
     if not complete:
         raise typer.Exit(1)

@@ -150,7 +150,7 @@ def table(
 @app.command()
 def cancel(what: What, runs: Runs = Path("runs")) -> None:
     """Cancel the SLURM jobs of the runs; what they saved stays."""
-    from piwsl_ocp.experiments.sweep.slurm import cancel_runs
+    from piwsl_ocp.experiments.sweep.slurm_runs import cancel_runs
 
     console.print(f"{cancel_runs(_folders(what, runs))} SLURM jobs cancelled")
 
@@ -245,7 +245,7 @@ def _looker(what: Path, runs: Path):
 
     It returns their states, and why SLURM does not answer, if it does not.
     """
-    from piwsl_ocp.experiments.sweep.slurm import LastStates
+    from piwsl_ocp.experiments.sweep.slurm_runs import LastStates
     from piwsl_ocp.experiments.sweep.status import run_folders, status_of_folder, status_of_jobs
 
     slurm = LastStates()

@@ -21,7 +21,8 @@ from piwsl_ocp.experiments.search.study import open_study, read_study, trials_of
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
 from piwsl_ocp.experiments.sweep.run import Launcher
-from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher, states_of_runs
+from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
+from piwsl_ocp.experiments.sweep.slurm_runs import states_of_runs
 from piwsl_ocp.experiments.sweep.status import steps_done
 from piwsl_ocp.ocp.run_lock import is_locked
 from tests.integration.conftest import converted

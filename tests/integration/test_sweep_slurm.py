@@ -19,7 +19,8 @@ from piwsl_ocp.experiments.job import Job
 from piwsl_ocp.experiments.run_record import Failure, RunRecord
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
-from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher, cancel_runs, states_of_runs
+from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
+from piwsl_ocp.experiments.sweep.slurm_runs import cancel_runs, states_of_runs
 from piwsl_ocp.experiments.sweep.status import status_of_jobs, steps_done
 from piwsl_ocp.ocp import run
 from tests.integration.conftest import converted

@@ -20,8 +20,9 @@ from piwsl_ocp.experiments.run_record import RunRecord, SlurmJob
 from piwsl_ocp.experiments.sweep import slurm as slurm_launcher
 from piwsl_ocp.experiments.sweep import slurm_queue
 from piwsl_ocp.experiments.sweep.profile import SlurmProfile
-from piwsl_ocp.experiments.sweep.slurm import LastStates, SlurmLauncher, cancel_runs, states_of_runs
+from piwsl_ocp.experiments.sweep.slurm import SlurmLauncher
 from piwsl_ocp.experiments.sweep.slurm_queue import JobState
+from piwsl_ocp.experiments.sweep.slurm_runs import LastStates, cancel_runs, states_of_runs
 
 PARTITIONS = "normal*\ngpu\nlong\n"
 

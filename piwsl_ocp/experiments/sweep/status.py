@@ -72,7 +72,7 @@ def status_of_jobs(jobs: Sequence[Job], slurm: Mapping[Path, Any] | None = None)
 
     Args:
         jobs: the runs.
-        slurm: states of their SLURM jobs, see `slurm.states_of_runs`.
+        slurm: states of their SLURM jobs, see `slurm_runs.states_of_runs`.
     """
     return [
         _status(
