@@ -37,5 +37,5 @@ def demo(
     try:
         Demo(DemoOptions(out, steps, seeds, parallel, overwrite), console).run()
     except KeyboardInterrupt:
-        console.print("interrupted: everything is saved, the same command goes on")
+        console.print("interrupted: what was done is saved, the same command goes on")
         raise

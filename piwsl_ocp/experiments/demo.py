@@ -83,7 +83,7 @@ class Demo:
 
         Raises:
             UserError: if the folder holds another demo, or a run fails.
-            KeyboardInterrupt: when everything is saved.
+            KeyboardInterrupt: when the runs have stopped.
         """
         if self.options.overwrite:
             self._remove_earlier()

@@ -97,7 +97,7 @@ def test_the_demo_is_interrupted_goes_on_finishes_and_repeats_nothing(tmp_path: 
     folder = tmp_path / "out"
     code, output = interrupt_in_training(folder)
     assert code == 130
-    assert "interrupted: everything is saved, the same command goes on" in output
+    assert "interrupted: what was done is saved, the same command goes on" in output
     assert "Traceback" not in output
     check_saved(folder)
 
