@@ -126,19 +126,27 @@ def report(
     runs: Runs = Path("runs/reproduce"),
     results: Results = Path("results"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the pages. Default: RESULTS/SCALE.")
+        Path | None,
+        typer.Option(help="Folder of the pages. Default: RESULTS/SCALE, whose pages are renewed."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the pages in the folder of --out.")
+    ] = False,
 ) -> None:
     """Write report.html, report.md and tables.csv: our results beside the paper's; show a summary.
 
     Results of finished runs in the folder of run folders are kept first; without that folder the
     pages are made of what is kept already.
     """
+    from piwsl_ocp.atomic_file import require_absent
     from piwsl_ocp.experiments.reproduction.reproduce import Folders
     from piwsl_ocp.experiments.reproduction.summary import terminal_table
-    from piwsl_ocp.experiments.reproduction.write import write_report
+    from piwsl_ocp.experiments.reproduction.write import PAGES, write_report
 
     folders = Folders(runs, results, Path("data"))
+    if out is not None and not overwrite:
+        for name in PAGES:
+            require_absent(out / name)
     written = write_report(scale, folders, out or results / scale)
     console.print(terminal_table(written.tables))
     for line in written.lines:

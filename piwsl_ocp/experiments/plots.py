@@ -138,9 +138,19 @@ def _curve(panel: Axes, row: Row, abscissa: str, quantity: str, colour: str) -> 
     panel.plot(across, mean[quantity], color=colour, label=row.label)
 
 
+#: What is labelled of a power of ten, the first that gives enough labels.
+_LABELLED = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
+
+
 def plain_log_axis(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
-    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    """Label a logarithmic axis with plain numbers, at least three where something is drawn."""
+    axis.axes.autoscale_view()
+    low, high = axis.get_view_interval()
+    for subs in _LABELLED:
+        locator = matplotlib.ticker.LogLocator(subs=subs)
+        if sum(low <= tick <= high for tick in locator.tick_values(low, high)) >= 3:
+            break
+    axis.set_major_locator(locator)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 

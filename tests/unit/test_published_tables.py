@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.experiments.reproduction import published
+from piwsl_ocp.experiments.reproduction import numbers, published
 from piwsl_ocp.experiments.reproduction.numbers import KEYS, key_of, read_numbers
 from piwsl_ocp.experiments.reproduction.published import Printed
 
@@ -92,6 +93,13 @@ def test_settings_of_table_row_and_column_are_put_together() -> None:
     assert settings.weights_times == 0.1
 
 
+def test_a_row_may_fix_a_column_otherwise() -> None:
+    cells = {(cell.row, cell.column): cell for cell in published.load("table_1").cells}
+    for model, times in {"schnet": 3.6, "painn": 2.6}.items():
+        assert cells[f"{model}_n100", "supervised_equal_time"].settings.steps_times == times
+    assert cells["schnet_n100", "supervised"].settings.steps_times is None
+
+
 def test_a_row_may_have_some_of_the_columns() -> None:
     cells = published.load("table_A11").cells
     assert [c.column for c in cells if c.row == "reference_n1000"] == ["supervised"]
@@ -103,6 +111,69 @@ def test_printed_numbers_keep_their_digits() -> None:
     assert Printed.parse("n/a") is None
     with pytest.raises(ValueError, match="is no number"):
         Printed.parse("about 13")
+    for cut in ("13.", "13.10 ± 0.", "."):
+        with pytest.raises(ValueError, match="is no number"):
+            Printed.parse(cut)
+
+
+NUMBERS = "dataset,molecule,model,n_train,case,method,quantity,mean,std"
+LINE = "ani1x,,painn,100,,supervised,energy_rmse"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f"{NUMBERS}\n{LINE},23.\n".encode(), "line 2: 9 values are needed, is it cut off?"),
+        (f"{NUMBERS}\n{LINE},23.,\n".encode(), "line 2: '23.' is no number"),
+        (f"{NUMBERS}\n{LINE},23.42,0.\n".encode(), "line 2: '23.42 ± 0.' is no number"),
+        (f"{NUMBERS}\n{LINE},1,0\n{LINE},2,0\n".encode(), "line 3: a second number for ani1x, "),
+        (NUMBERS.replace(",std", "").encode(), "has no column 'std'"),
+        (b"\xff\xfe\x00", "is no comma-separated text"),
+    ],
+)
+def test_damaged_numbers_are_told_and_no_table_is_changed(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = tmp_path / "table_A18.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(said)):
+        read_numbers(path)
+
+
+def test_tables_are_written_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tables"
+    shutil.copytree(published.tables_folder(), folder)
+    monkeypatch.setattr(published, "tables_folder", lambda: folder)
+    monkeypatch.setattr(numbers, "load", lambda name: published.read(folder / _file(name)))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    wanted = [published.load(name) for name in published.names() if name != "table_A18"]
+    for table in wanted:
+        _write_numbers(tmp_path / f"{table.name}.csv", table)
+    with pytest.raises(UserError, match="no numbers at '"):
+        numbers.write_tables(tmp_path)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    _write_numbers(tmp_path / "table_A18.csv", published.load("table_A18"))
+    assert numbers.write_tables(tmp_path) == len(RESULTS)
+    changed = [path.name for path in folder.iterdir() if path.read_bytes() != before[path]]
+    assert sorted(changed) == sorted(_file(f"table_{number}") for number in RESULTS)
+
+
+def _file(name: str) -> str:
+    return published.load(name).path.name
+
+
+def _write_numbers(path: Path, table: published.PaperTable) -> None:
+    """Write a number for each cell and quantity of the paper, the same for all."""
+    keys = {
+        key_of(cell, quantity)
+        for cell in table.cells
+        if not cell.ours
+        for quantity in table.content.quantities
+    }
+    lines = [",".join((*KEYS, "mean", "std")), *(",".join((*key, "7.25", "0.5")) for key in keys)]
+    path.write_text("\n".join(lines))
 
 
 CONTENT = {

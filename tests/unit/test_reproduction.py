@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -18,14 +19,28 @@ from piwsl_ocp.cli import build
 from piwsl_ocp.cli import reproduce as cli
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments import grid
-from piwsl_ocp.experiments.reproduction import published, results, scales, summary, trainings
+from piwsl_ocp.experiments.plots import plain_log_axis
+from piwsl_ocp.experiments.reproduction import (
+    published,
+    results,
+    scales,
+    step_times,
+    summary,
+    trainings,
+)
 from piwsl_ocp.experiments.reproduction.comparison import fill
-from piwsl_ocp.experiments.reproduction.figures import figures
+from piwsl_ocp.experiments.reproduction.figures import (
+    cost,
+    error_against_time,
+    figures,
+    step_seconds,
+)
 from piwsl_ocp.experiments.reproduction.pages import csv_text, html, markdown, terminal_tables
 from piwsl_ocp.experiments.reproduction.plan import duration, jobs_of, plan, select
 from piwsl_ocp.experiments.reproduction.reproduce import Folders
 from piwsl_ocp.experiments.reproduction.results import Provenance, RunResult
 from piwsl_ocp.experiments.reproduction.scales import find_scale
+from piwsl_ocp.experiments.reproduction.step_times import MethodTimes, StepTimes
 from piwsl_ocp.experiments.reproduction.trainings import RunName, Training, training
 from piwsl_ocp.experiments.reproduction.write import write_report, write_summary
 from piwsl_ocp.experiments.run_folder import RunFolder
@@ -286,14 +301,14 @@ def test_a_result_without_a_needed_measurement_is_not_there(
     monkeypatch.setattr(Training, "job", lambda self, seed, *_: (self.key, seed))
     needed = plan(select("A18"), CPU)
     first, *others = [(wanted.training, seed) for wanted in needed.wanted for seed in (0, 1)]
-    curl = {"curl": 3.0, "unit": ""}
     for of, seed in (first, *others):
-        results.write(made_result(of, seed, curl=None if (of, seed) == first else curl), tmp_path)
+        measured = None if (of, seed) == first else CURL
+        results.write(made_result(of, seed, curl=measured), tmp_path)
     found = results.read_all(tmp_path, "cpu")
     assert needed.finished(found) == needed.runs - 1
     assert needed.seconds(found)[0] > 0
     assert jobs_of(needed, tmp_path, tmp_path, kept=found).jobs == ((first[0].key, first[1]),)
-    results.write(made_result(*first, curl=curl), tmp_path)
+    results.write(made_result(*first, curl=CURL), tmp_path)
     found = results.read_all(tmp_path, "cpu")
     assert needed.finished(found) == needed.runs
     assert not jobs_of(needed, tmp_path, tmp_path, kept=found).jobs
@@ -438,6 +453,18 @@ def test_a_readme_without_marks_is_left_alone(kept: Path, tmp_path: Path) -> Non
     assert readme.read_text() == "# Something else\n"
 
 
+def test_a_summary_is_not_written_of_damaged_or_missing_results(kept: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{summary.BEGIN}numbers\n{summary.END}")
+    path = min(results.folder_of(kept, "cpu").glob("*.json"))
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match=re.escape(f"'{path}' is damaged")):
+        write_summary(readme, "cpu", kept)
+    with pytest.raises(UserError, match="no results of scale 'cpu' in"):
+        write_summary(readme, "cpu", tmp_path / "nowhere")
+    assert "numbers" in readme.read_text()
+
+
 def test_a_spread_that_is_not_known_is_not_counted(tmp_path: Path) -> None:
     for column, scale in {"supervised": 1.0, "piwsl": 0.6}.items():
         results.write(made_result(trained("table_4", "painn", column), 0, scale), tmp_path)
@@ -458,25 +485,88 @@ def test_the_page_holds_everything_itself(kept: Path) -> None:
     tables = [fill(t, CPU, results.read_all(kept, "cpu")) for t in select("all")]
     drawn = figures({table.table.name: table for table in tables})
     page = html(tables, drawn, title="Tables", command="piwsl report")
-    assert len(drawn) == 3
+    assert len(drawn) == 2
     assert "<svg" in page
     assert 'src="http' not in page and 'href="http' not in page
     assert page.count("<section") == len(tables) + 1
 
 
+CURL = {"curl": 3.0, "unit": "kcal/mol/Angstrom^2"}
+
+
+def timed(row: tuple[Training, ...]) -> StepTimes:
+    """Return times of 0.1 s and 0.1 s more for each displaced copy."""
+    return StepTimes(
+        name=step_times.times_name(row),
+        scale="cpu",
+        data=row[0].data.name,
+        model=row[0].model,
+        train=100,
+        batch_size=6,
+        steps=5,
+        threads=1,
+        methods=tuple(
+            MethodTimes(method="", settings=of.key[3], seconds_per_step=(0.1 * (1 + of.copies),))
+            for of in row
+        ),
+        provenance=made_result(row[0]).provenance,
+    )
+
+
+def test_seconds_of_a_figure_are_those_of_steps_timed_in_turn(tmp_path: Path) -> None:
+    for wanted in plan(select("1"), CPU).wanted:
+        results.write(made_result(wanted.training, seconds_per_step=9.0), tmp_path)
+    without = results.read_all(tmp_path, "cpu")
+    assert error_against_time({"table_1": fill(published.load("table_1"), CPU, without)}) is None
+    for row in plan(select("A9"), CPU).timed:
+        step_times.write(timed(row), tmp_path)
+    found = results.read_all(tmp_path, "cpu")
+    tables = {name: fill(published.load(name), CPU, found) for name in ("table_1", "table_A9")}
+    assert error_against_time(tables) is not None
+    seconds = {
+        (cell.cell.row, cell.cell.column): step_seconds(tables)[cost(cell)]
+        for cell in tables["table_1"].cells
+        if cell.runs
+    }
+    assert len(seconds) == 25
+    for model in ("schnet", "painn", "spinconv", "escn", "equiformer_v2"):
+        row = f"{model}_n100"
+        assert seconds[row, "supervised"] == seconds[row, "supervised_equal_time"]
+        assert seconds[row, "noisy_nodes"] == seconds[row, "trapezoid"] == pytest.approx(0.2)
+        assert seconds[row, "piwsl"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 4.2), (28, 130), (1, 1000)])
+def test_a_logarithmic_axis_has_three_labels_or_more(low: float, high: float) -> None:
+    panel = Figure().subplots()
+    panel.plot([0, 1], [low, high])
+    panel.set_yscale("log")
+    plain_log_axis(panel.yaxis)
+    below, above = panel.get_ylim()
+    assert sum(below <= tick <= above for tick in panel.get_yticks()) >= 3
+
+
 def test_every_figure_is_drawn_where_there_are_results(tmp_path: Path) -> None:
     scan = {"distances_angstrom": [0.9, 1.1, 1.3], "energies": [5.0, 0.0, 9.0], "unit": "kcal/mol"}
     for wanted in plan(select("1") + select("A11") + select("A13") + select("A18"), CPU).wanted:
-        made = made_result(wanted.training, 0, 1.0, bond_scan=scan, curl={"curl": 3.0, "unit": ""})
+        made = made_result(wanted.training, 0, 1.0, bond_scan=scan, curl=CURL)
         results.write(made, tmp_path)
+    for row in plan(select("A9"), CPU).timed:
+        step_times.write(timed(row), tmp_path)
     found = results.read_all(tmp_path, "cpu")
-    drawn = figures({name: fill(published.load(name), CPU, found) for name in published.names()})
+    tables = {name: fill(published.load(name), CPU, found) for name in published.names()}
+    drawn = figures(tables)
     assert len(drawn) == 6
     (curves,) = (svg for caption, svg in drawn.items() if "validation errors" in caption)
     assert all(f">{title} (kcal/mol" in curves for title in ("energy RMSE", "consistency error"))
 
 
-CONSTANT = {"energy_rmse": 50, "energy_rmse_constant": 70.12, "force_rmse_constant": 50.03}
+CONSTANT = {
+    "energy_rmse": 50,
+    "force_rmse": 25,
+    "energy_rmse_constant": 70.12,
+    "force_rmse_constant": 50.03,
+}
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -522,6 +612,42 @@ def test_a_damaged_result_is_told_and_the_others_count(kept: Path) -> None:
     assert "errors: field required" in found.problems[1]
 
 
+SCAN = {"unit": "kcal/mol", "distances_angstrom": [1.0, 1.1], "energies": [1.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"curl": {}}, "curl.unit: field required"),
+        ({"curl": {**CURL, "curl": None}}, "curl.curl: input should be a valid number"),
+        ({"curl": {**CURL, "unit": "eV/Angstrom^2"}}, "a measurement in eV/Angstrom^2 beside"),
+        ({"bond_scan": {**SCAN, "energies": [1.0]}}, "as many energies as distances"),
+        ({"bond_scan": {**SCAN, "unit": "eV"}}, "a measurement in eV beside energies in kcal/mol"),
+        ({"curve": {"step": [1, 2], "energy_rmse": [1]}}, "have different lengths"),
+        ({"errors": {"energy_rmse": 1.0}}, "there is no force_rmse"),
+        ({"seconds_per_step": 0.0}, "seconds_per_step: input should be greater than 0"),
+        ({"batch_size": 0}, "batch_size: input should be greater than 0"),
+    ],
+)
+def test_a_result_that_can_not_be_shown_is_damaged(kept: Path, changes: dict, said: str) -> None:
+    path = min(results.folder_of(kept, "cpu").glob("*.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    found = results.read_all(kept, "cpu")
+    assert len(found.runs) == 7
+    (problem,) = found.problems
+    assert f"'{path}' is damaged (" in problem and said in problem
+
+
+def test_a_run_without_a_start_is_the_earlier_of_two_versions(kept: Path) -> None:
+    known = made_result(trained("table_4", "painn", "piwsl"))
+    facts = {**known.provenance.model_dump(), "started": results.UNKNOWN}
+    other = known.model_copy(
+        update={"run": f"{known.run[:-8]}00000000", "provenance": Provenance(**facts)}
+    )
+    results.write(other, kept)
+    assert results.read_all(kept, "cpu").of(known.key)[0].run == known.run
+
+
 def test_of_two_versions_of_a_run_the_later_counts_and_both_are_named(kept: Path) -> None:
     early = made_result(trained("table_4", "painn", "piwsl"))
     facts = {**early.provenance.model_dump(), "started": "2026-02-03T00:00:00+00:00"}
@@ -560,7 +686,7 @@ def test_results_of_a_run_folder_are_kept_without_it(tmp_path: Path) -> None:
 
 def test_what_was_measured_stays_when_the_run_folder_loses_it(tmp_path: Path) -> None:
     run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
-    (run / "results" / "curl.json").write_text('{"curl": 3.0, "unit": "kcal/mol/Å²"}')
+    (run / "results" / "curl.json").write_text(json.dumps(CURL))
     results.collect(tmp_path / "runs", tmp_path / "results")
     (run / "results" / "curl.json").unlink()
     assert results.collect(tmp_path / "runs", tmp_path / "results") == []
@@ -596,7 +722,7 @@ def restart(run: Path, **status: object) -> None:
 
 def test_what_was_measured_of_another_training_is_not_taken_over(tmp_path: Path) -> None:
     run = run_of_table(tmp_path / "runs", "cpu-ani1x_n100-painn-supervised-s0-01234567")
-    (run / "results" / "curl.json").write_text('{"curl": 3.0, "unit": "kcal/mol/Å²"}')
+    (run / "results" / "curl.json").write_text(json.dumps(CURL))
     results.collect(tmp_path / "runs", tmp_path / "results")
     (run / "results" / "curl.json").unlink()
     restart(run, started="2026-02-03T00:00:00+00:00")
@@ -744,6 +870,28 @@ def test_results_of_another_configuration_are_told(kept: Path, tmp_path: Path) -
     said = "1 results belong to no cell of this version"
     assert written.lines[0].startswith(f"note: {said}")
     assert f"- {said}" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_runs_of_a_table_that_is_timed_belong_to_no_cell(kept: Path, tmp_path: Path) -> None:
+    results.write(made_result(trained("table_A9", "schnet", "piwsl")), kept)
+    written = write_report("cpu", Folders(tmp_path / "no", kept, tmp_path), tmp_path / "out")
+    assert written.lines[0].startswith("note: 1 results belong to no cell of this version")
+
+
+def test_pages_in_a_folder_of_the_user_are_not_replaced_unasked(kept: Path, tmp_path: Path) -> None:
+    command = ["report", "--runs", str(tmp_path / "no"), "--results", str(kept)]
+    mine = tmp_path / "out" / "report.md"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    given = [*command, "--out", str(mine.parent)]
+    refused = CliRunner().invoke(build(), given)
+    assert str(refused.exception) == f"'{mine}' exists: give another name or --overwrite"
+    assert [path.name for path in mine.parent.iterdir()] == ["report.md"]
+    assert mine.read_text() == "mine"
+    assert CliRunner().invoke(build(), [*given, "--overwrite"]).exit_code == 0
+    assert mine.read_text() != "mine"
+    assert CliRunner().invoke(build(), command).exit_code == 0
+    assert CliRunner().invoke(build(), command).exit_code == 0
 
 
 def test_no_results_are_told(tmp_path: Path) -> None:

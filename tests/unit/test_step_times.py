@@ -25,7 +25,7 @@ ROUNDS = {"supervised": (0.1, 0.2), "pitc": (0.25, 0.5), "pitc_trapezoid": (0.15
 @pytest.fixture(scope="module")
 def needed() -> Plan:
     """Return what Table A9 needs with one model."""
-    return plan(select("A9"), CPU).of_models(["schnet"])
+    return plan(select("A9"), CPU).of_models(["painn"])
 
 
 def made(row: tuple[Training, ...]) -> StepTimes:
@@ -55,7 +55,7 @@ def filled(folder: Path) -> FilledTable:
 
 def test_a_table_of_times_is_not_trained_at_cpu_scale(needed: Plan) -> None:
     assert not needed.wanted
-    assert [training.model for (training, *_) in needed.timed] == ["schnet"]
+    assert [training.model for (training, *_) in needed.timed] == ["painn"]
     assert [len(row) for row in needed.timed] == [3]
     assert (needed.runs, needed.timed[0][0].data.name) == (1, "ani1x_n100")
     at_paper = plan(select("A9"), find_scale("paper"))
@@ -75,7 +75,7 @@ def test_kept_times_stand_in_the_table_with_ratios_of_the_same_rounds(
     assert not found.problems
     assert needed.finished(found) == 1
     assert needed.seconds(found) == (0.0, 0)
-    cells = {c.cell.column: c for c in filled(tmp_path).cells if c.cell.row == "schnet"}
+    cells = {c.cell.column: c for c in filled(tmp_path).cells if c.cell.row == "painn"}
     supervised, piwsl, trapezoid = (cells[name].comparisons["seconds_per_epoch"] for name in cells)
     assert supervised.ours.mean == pytest.approx(0.15 * 17)
     assert piwsl.our_gain == pytest.approx(1.5)
@@ -99,14 +99,14 @@ def test_the_plan_names_rows_to_time(tmp_path: Path) -> None:
     folders = Folders(tmp_path / "runs", tmp_path / "results", tmp_path / "data")
     with (tmp_path / "printed").open("w") as file:
         console = Console(file=file, width=160)
-        reproduction = Reproduction(select("A9"), CPU, folders, console, models=["schnet"])
+        reproduction = Reproduction(select("A9"), CPU, folders, console, models=["painn"])
         reproduction.show_jobs()
         step_times.write(made(reproduction.plan.timed[0]), folders.results)
         reproduction.show_jobs()
     lines = (tmp_path / "printed").read_text().splitlines()
-    assert lines[0] == "to time      cpu-ani1x_n100-schnet-steps"
+    assert lines[0] == "to time      cpu-ani1x_n100-painn-steps"
     assert lines[1].startswith("no data set ani1x_n100: give --data-source")
-    assert lines[2:] == ["timed        cpu-ani1x_n100-schnet-steps"]
+    assert lines[2:] == ["timed        cpu-ani1x_n100-painn-steps"]
 
 
 def changed(row: tuple[Training, ...]) -> StepTimes:
@@ -141,7 +141,7 @@ def test_steps_are_timed_once_unless_asked_for(
     folders = Folders(tmp_path / "runs", tmp_path / "results", tmp_path / "data")
     said = io.StringIO()
     console = Console(file=said, width=160)
-    reproduction = Reproduction(select("A9"), CPU, folders, console, models=["schnet"], **options)
+    reproduction = Reproduction(select("A9"), CPU, folders, console, models=["painn"], **options)
     (row,) = reproduction.plan.timed
     if kept is not None:
         step_times.write(kept(row), folders.results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 
 import matplotlib
 import numpy as np
@@ -18,9 +19,8 @@ from piwsl_ocp.experiments.reproduction.results import RunResult
 
 _ERRORS = ("energy_rmse", "force_rmse")
 
-#: What the learning curves show, and against what, with the label of the axis.
+#: What the learning curves show.
 _CURVES = (*_ERRORS, "consistency_error")
-_ACROSS = {"step": "training step", "train_seconds": "seconds of training"}
 
 #: The row of Table A11 whose profile the others are compared with.
 _BOND_REFERENCE = "reference_n1000"
@@ -124,41 +124,47 @@ def displacement(tables: Mapping[str, FilledTable]) -> str | None:
 
 
 def learning_curves(tables: Mapping[str, FilledTable]) -> str | None:
-    """Return validation errors of PaiNN in Table 1 against steps and seconds of training."""
+    """Return validation errors of PaiNN in Table 1 against steps and, where timed, seconds."""
     members = [c for c in _cells(tables, "table_1") if c.cell.row == "painn_n100" and c.runs]
     if not members:
         return None
-    with _panels(len(_CURVES), "learning", lines=2) as (figure, panels):
-        for number, panel in enumerate(panels):
-            quantity = _CURVES[number % len(_CURVES)]
-            abscissa = "step" if number < len(_CURVES) else "train_seconds"
+    seconds = step_seconds(tables)
+    per_step = {cell.cell.column: seconds.get(cost(cell)) for cell in members}
+    lines = ["training step"] + ["seconds of training"] * any(per_step.values())
+    with _panels(len(_CURVES), "learning", len(lines)) as (figure, panels):
+        for panel, (label, quantity) in zip(panels, product(lines, _CURVES), strict=True):
             for cell, colour in zip(members, COLOURS, strict=False):
                 panel.plot([], [], color=colour, label=cell.cell.column)
+                unit = 1.0 if label == lines[0] else per_step[cell.cell.column]
                 for run in cell.runs:
-                    if abscissa in run.curve and quantity in run.curve:
-                        panel.plot(run.curve[abscissa], run.curve[quantity], color=colour)
+                    if unit and "step" in run.curve and quantity in run.curve:
+                        across = np.multiply(unit, run.curve["step"])
+                        panel.plot(across, run.curve[quantity], color=colour)
             panel.set_yscale("log")
             plain_log_axis(panel.yaxis)
             panel.set_title(_titled(quantity))
-            panel.set_xlabel(_ACROSS[abscissa])
+            panel.set_xlabel(label)
         _legend(figure, panels)
         return as_svg(figure, "learning")
 
 
 def error_against_time(tables: Mapping[str, FilledTable]) -> str | None:
-    """Return test errors of Table 1 at N = 100 against the seconds that the training took."""
-    members = [c for c in _cells(tables, "table_1") if c.cell.settings.train == 100 and c.runs]
+    """Return test errors of Table 1 at N = 100 against the seconds that the training takes."""
+    seconds = step_seconds(tables)
+    members = [
+        cell
+        for cell in _cells(tables, "table_1")
+        if cell.cell.settings.train == 100 and cell.runs and cost(cell) in seconds
+    ]
     if not members:
         return None
     with _panels(2, "time") as (figure, panels):
         for panel, quantity in zip(panels, _ERRORS, strict=True):
             for cell in members:
-                seconds = [r.seconds_per_step * r.steps for r in cell.runs if r.seconds_per_step]
-                if not seconds:
-                    continue
+                across = seconds[cost(cell)] * cell.runs[0].steps
                 colour = COLOURS[1 + MODELS.index(str(cell.cell.settings.model))]
                 marker = _MARKERS.get(cell.cell.column, "o")
-                _points(panel, [(np.mean(seconds), cell)], quantity, colour, marker)
+                _points(panel, [(across, cell)], quantity, colour, marker)
             for model in dict.fromkeys(str(c.cell.settings.model) for c in members):
                 panel.plot([], [], "-", color=COLOURS[1 + MODELS.index(model)], label=model)
             for column, marker in _MARKERS.items():
@@ -183,13 +189,14 @@ _FIGURES: Mapping[str, Callable[[Mapping[str, FilledTable]], str | None]] = {
     "Figure 2 a, b: gain against N on ANI-1x. Filled: ours; open and dashed: the paper's.": (
         gain_against_n
     ),
-    "Figure 2 c, d: a stretched C–H bond of aspirin, mean over seeds.": bond_profile,
+    "Figure 2 c, d: a stretched C–H bond of aspirin, mean over seeds, each above its own "
+    "minimum.": bond_profile,
     "Table A18: change of the curl of the forces against supervised.": curl,
     "Table A13: errors against the length of the displacement, bars over seeds.": displacement,
-    "Table 1, PaiNN, N = 100: validation errors against steps and seconds, one line a seed. Runs "
-    "side by side on one machine slow each other down.": learning_curves,
-    "Table 1, N = 100: test errors against the seconds of training. Runs side by side on one "
-    "machine slow each other down; Table A9 has fair ratios.": error_against_time,
+    "Table 1, PaiNN, N = 100: validation errors against steps and seconds, one line a seed. "
+    "Seconds are steps times those of a step in Table A9.": learning_curves,
+    "Table 1, N = 100: test errors against the seconds of training, which are steps times those of "
+    "a step in Table A9.": error_against_time,
 }
 
 
@@ -197,6 +204,24 @@ def _cells(tables: Mapping[str, FilledTable], *names: str) -> Iterator[FilledCel
     for name in names:
         if name in tables:
             yield from tables[name].cells
+
+
+def cost(cell: FilledCell) -> tuple[str, int, int] | None:
+    """Return what the time of a step depends on: model, displaced copies, structures in a step."""
+    if cell.training is None or not cell.runs:
+        return None
+    return cell.training.model, cell.training.copies, cell.runs[0].batch_size
+
+
+def step_seconds(tables: Mapping[str, FilledTable]) -> dict[tuple[str, int, int], float]:
+    """Return the seconds of a step of Table A9 by what they depend on, the mean of all rounds."""
+    found: dict[tuple[str, int, int], list[float]] = {}
+    for cell in _cells(tables, "table_A9"):
+        depends_on = cost(cell)
+        if depends_on is not None:
+            seconds = [run.seconds_per_step for run in cell.runs if run.seconds_per_step]
+            found.setdefault(depends_on, []).extend(seconds)
+    return {key: float(np.mean(seconds)) for key, seconds in found.items() if seconds}
 
 
 @contextmanager
@@ -255,9 +280,9 @@ def _profiles(cell: FilledCell) -> list[RunResult]:
 def _profile(panel: Axes, cell: FilledCell, colour: str, label: str) -> None:
     """Draw the mean over seeds of the energy above its minimum."""
     scans = [run.bond_scan for run in _profiles(cell)]
-    energies = np.array([scan["energies"] for scan in scans], float)
+    energies = np.array([scan.energies for scan in scans])
     energies -= energies.min(axis=1, keepdims=True)
-    panel.plot(scans[0]["distances_angstrom"], energies.mean(axis=0), color=colour, label=label)
+    panel.plot(scans[0].distances_angstrom, energies.mean(axis=0), color=colour, label=label)
 
 
 def _titled(quantity: str) -> str:

@@ -11,6 +11,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments.reproduction.published import (
     Cell,
     PaperTable,
+    Printed,
     load,
     names,
     with_numbers,
@@ -38,16 +39,34 @@ def read_numbers(path: Path) -> dict[tuple[str, ...], str]:
     """Return the numbers of one file as "mean ± std" by their key.
 
     Raises:
-        UserError: if the file is missing or lacks a column.
+        UserError: if the file is missing, lacks a column, or has a line that is cut off, no
+            number, or the second of its kind.
     """
     try:
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {tuple(row[key] for key in KEYS): _text(row) for row in rows}
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UserError(f"no numbers at '{path}': {error.strerror}") from error
-    except KeyError as error:
-        raise UserError(f"'{path}' has no column {error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"'{path}' is no comma-separated text: {error}") from None
+    for name in (*KEYS, "mean", "std"):
+        if name not in (reader.fieldnames or ()):
+            raise UserError(f"'{path}' has no column '{name}'")
+    found: dict[tuple[str, ...], str] = {}
+    for line, row in rows:
+        where = f"'{path}', line {line}"
+        if None in row or None in row.values():
+            raise UserError(f"{where}: {len(reader.fieldnames)} values are needed, is it cut off?")
+        key = tuple(row[name] for name in KEYS)
+        if key in found:
+            raise UserError(f"{where}: a second number for {', '.join(key)}")
+        found[key] = _text(row)
+        try:
+            Printed.parse(found[key])
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    return found
 
 
 def published(table: PaperTable, folder: Path) -> Mapping[str, Mapping[str, list[str]]]:
@@ -75,13 +94,15 @@ def write_tables(folder: Path) -> int:
 
     Args:
         folder: holds `table_<number>.csv`.
+
+    Raises:
+        UserError: if a number is missing or wrong; no file is changed then.
     """
-    tables = [load(name) for name in names()]
-    written = [table for table in tables if table.cells]
-    for table in written:
-        text = with_numbers(table.path, published(table, folder))
-        write_atomically(table.path, lambda file, text=text: file.write(text.encode()))
-    return len(written)
+    tables = [table for table in map(load, names()) if table.cells]
+    texts = {table.path: with_numbers(table.path, published(table, folder)) for table in tables}
+    for path, text in texts.items():
+        write_atomically(path, lambda file, text=text: file.write(text.encode()))
+    return len(texts)
 
 
 def _text(row: Mapping[str, str]) -> str:

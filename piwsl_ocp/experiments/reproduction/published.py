@@ -34,7 +34,8 @@ QUANTITIES: Mapping[str, tuple[str, str]] = {
     "consistency_error": ("consistency error", UNIT),
 }
 
-_NUMBER = re.compile(r"(-?[\d.]+)(?: ± ([\d.]+))?")
+_DIGITS = r"\d+(?:\.\d+)?"
+_NUMBER = re.compile(rf"(-?{_DIGITS})(?: ± ({_DIGITS}))?")
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,11 @@ class Row(Settings):
 
     Args:
         only: the columns that it has, if not all.
+        columns: what single columns of it fix otherwise.
     """
 
     only: tuple[str, ...] | None = None
+    columns: dict[str, Settings] = {}
 
 
 class Doubt(_Section):
@@ -146,11 +149,13 @@ class SmallScale(_Section):
     Args:
         train: N in place of the published one.
         models: the models that are trained, whatever N.
+        rows: rows that are trained though others of their N are not.
         in_turn: whether nothing is trained, but the steps of a row's methods are timed in turn.
     """
 
     train: int | None = None
     models: tuple[str, ...] | None = None
+    rows: tuple[str, ...] = ()
     in_turn: bool = False
 
 
@@ -258,7 +263,8 @@ class PaperTable:
             for name, column in self.content.columns.items():
                 if row.only is not None and name not in row.only:
                     continue
-                parts = (shared, row.fixed(), column.fixed())
+                single = row.columns.get(name, Settings()).fixed()
+                parts = (shared, row.fixed(), column.fixed(), single)
                 merged = {key: value for part in parts for key, value in part.items()}
                 merged["set"] = {k: v for part in parts for k, v in part.get("set", {}).items()}
                 yield Cell(self.name, row_name, name, column.ours, Settings(**merged))
@@ -357,11 +363,15 @@ def _check(table: PaperTable) -> None:
     known = {"quantity": QUANTITIES, "row": content.rows, "column": content.columns}
     used = {
         "quantity": content.quantities,
-        "row": [*content.published, *(doubt.row for doubt in content.doubts)],
+        "row": [
+            *content.published,
+            *(doubt.row for doubt in content.doubts),
+            *content.cpu.rows,
+        ],
         "column": [
             *(name for columns in content.published.values() for name in columns),
             *(doubt.column for doubt in content.doubts),
-            *(name for row in content.rows.values() for name in row.only or ()),
+            *(n for row in content.rows.values() for n in (*(row.only or ()), *row.columns)),
         ],
     }
     for kind, names_used in used.items():

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    model_validator,
+)
 
 #: Measurements that some tables need beside the errors, each a field of `RunResult`.
 EXTRA_MEASUREMENTS = ("curl", "bond_scan")
+
+#: Errors that every result has.
+REQUIRED_ERRORS = ("energy_rmse", "force_rmse")
+
+#: Of a training step.
+Seconds = Annotated[FiniteFloat, Field(gt=0)]
 
 
 class Kept(BaseModel):
@@ -35,6 +48,40 @@ class Provenance(Kept):
     test_data: str
 
 
+class Curl(Kept):
+    """The curl of the forces.
+
+    Args:
+        curl: root mean square over structures.
+        unit: of it.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    unit: str
+    curl: FiniteFloat
+
+
+class BondScan(Kept):
+    """The energy along a stretched bond.
+
+    Args:
+        unit: of the energies.
+        distances_angstrom: lengths of the bond.
+        energies: one for each length.
+    """
+
+    unit: str
+    distances_angstrom: Annotated[list[FiniteFloat], Field(min_length=1)]
+    energies: list[FiniteFloat]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> BondScan:
+        if len(self.energies) != len(self.distances_angstrom):
+            raise ValueError("as many energies as distances are needed")
+        return self
+
+
 class RunResult(Kept):
     """What is kept of one run.
 
@@ -56,7 +103,7 @@ class RunResult(Kept):
         errors: of the best checkpoint on the test split.
         consistency_error: of the same, in the unit.
         seconds_per_step: median over the training; None where nothing was logged.
-        curl: value and unit, None if it was not measured.
+        curl: of the forces, None if it was not measured.
         bond_scan: profile of a stretched bond, None if it was not measured.
         curve: validation log by column.
         provenance: code and data.
@@ -74,18 +121,30 @@ class RunResult(Kept):
     method: str
     detail: str
     steps: int
-    train: int
-    test: int
-    batch_size: int
+    train: PositiveInt
+    test: PositiveInt
+    batch_size: PositiveInt
     epsilon_angstrom: float | None = None
     unit: str
     errors: dict[str, FiniteFloat]
     consistency_error: FiniteFloat
-    seconds_per_step: float | None = None
-    curl: dict[str, Any] | None = None
-    bond_scan: dict[str, Any] | None = None
+    seconds_per_step: Seconds | None = None
+    curl: Curl | None = None
+    bond_scan: BondScan | None = None
     curve: dict[str, list[float]]
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> RunResult:
+        missing = [name for name in REQUIRED_ERRORS if name not in self.errors]
+        if missing:
+            raise ValueError(f"there is no {missing[0]}")
+        if len({len(column) for column in self.curve.values()}) > 1:
+            raise ValueError("the columns of the curve have different lengths")
+        for part, unit in ((self.curl, f"{self.unit}/Angstrom^2"), (self.bond_scan, self.unit)):
+            if part is not None and part.unit != unit:
+                raise ValueError(f"a measurement in {part.unit} beside energies in {self.unit}")
+        return self
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -101,7 +160,7 @@ class RunResult(Kept):
     def value(self, quantity: str) -> float | None:
         """Return a quantity of the tables, None if it was not measured."""
         if quantity == "curl":
-            return None if self.curl is None else float(self.curl["curl"])
+            return None if self.curl is None else self.curl.curl
         if quantity == "seconds_per_epoch":
             if self.seconds_per_step is None:
                 return None

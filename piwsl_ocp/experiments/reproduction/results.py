@@ -204,8 +204,13 @@ def _kept(result: RunResult, results: Path) -> RunResult | None:
 
 
 def _is_later(first: RunResult, second: RunResult) -> bool:
-    started = [result.provenance.started for result in (first, second)]
-    return UNKNOWN not in started and started[0] > started[1]
+    return bool(_start(second)) and _start(first) > _start(second)
+
+
+def _start(result: RunResult) -> str:
+    """Return when a run was started, in order of time; empty, before all others, if unknown."""
+    started = result.provenance.started
+    return "" if started == UNKNOWN else started
 
 
 def _with_measurements(result: RunResult, kept: RunResult | None) -> RunResult:
@@ -233,7 +238,7 @@ def read_all(results: Path, scale: str) -> Results:
             continue
         here, other = (result.key, result.seed), runs.get((result.key, result.seed))
         if other is not None:
-            late, early = sorted((result, other), key=lambda r: r.provenance.started, reverse=True)
+            early, late = sorted((result, other), key=_start)
             problems.append(
                 f"'{early.run}' and '{late.run}' are two versions of one run: the later one, "
                 f"started {late.provenance.started}, counts; remove the other"
@@ -264,7 +269,10 @@ def _first(error: ValidationError) -> str:
     """Return the first mistake of a kept file."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    return f"{key}: {first['msg'].lower()}" if key else "it is cut off or no JSON"
+    if first["type"] == "json_invalid":
+        return "it is cut off or no JSON"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {said.lower()}" if key else said
 
 
 def _provenance(run: RunFolder, result: Mapping[str, Any]) -> Provenance:

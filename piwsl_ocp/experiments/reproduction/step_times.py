@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field, PositiveInt
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.datasets import DatasetInfo
-from piwsl_ocp.experiments.reproduction.result import Kept, Provenance, seconds_per_epoch
+from piwsl_ocp.experiments.reproduction.result import (
+    Kept,
+    Provenance,
+    Seconds,
+    seconds_per_epoch,
+)
 from piwsl_ocp.experiments.reproduction.trainings import Training, method_word
 
 #: How often every method is timed, and its steps each time, of which the median counts.
@@ -31,7 +38,7 @@ class MethodTimes(Kept):
 
     method: str
     settings: str
-    seconds_per_step: tuple[float, ...]
+    seconds_per_step: Annotated[tuple[Seconds, ...], Field(min_length=1)]
 
 
 class StepTimes(Kept):
@@ -57,8 +64,8 @@ class StepTimes(Kept):
     scale: str
     data: str
     model: str
-    train: int
-    batch_size: int
+    train: PositiveInt
+    batch_size: PositiveInt
     steps: int
     threads: int
     methods: tuple[MethodTimes, ...]

@@ -156,7 +156,9 @@ def training(cell: Cell, table: PaperTable, scale: Scale) -> Training:
     if cell.settings.train is None:
         raise UserError("the number of training structures is not set: add 'train' to its row")
     settings, note = _at_scale(cell.settings, table, scale)
-    reason = too_few_structures(settings, scale) or _left_out(settings, table, scale)
+    reason = too_few_structures(settings, scale)
+    if cell.row not in table.content.cpu.rows:
+        reason = reason or _left_out(settings, table, scale)
     if reason:
         raise UserError(reason)
     model = model_file(settings)

@@ -17,6 +17,9 @@ from piwsl_ocp.experiments.reproduction.reproduce import Folders, collect_if_the
 from piwsl_ocp.experiments.reproduction.results import Results, read_all
 from piwsl_ocp.experiments.reproduction.scales import find_scale
 
+#: Files of a report.
+PAGES = ("report.html", "report.md", "tables.csv")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -55,20 +58,17 @@ def write_report(scale_name: str, folders: Folders, out: Path) -> Report:
     problems += _unused(results, filled)
     command = f"piwsl report --scale {scale.name}"
     title = f"The tables of arXiv 2408.05215 at {scale.name} scale"
-    pages = {
-        "report.html": html(
-            filled,
-            figures({table.table.name: table for table in filled}),
-            title=title,
-            command=command,
-            problems=problems,
-        ),
-        "report.md": _markdown(filled, title, command, problems),
-        "tables.csv": csv_text(filled),
-    }
-    for name, text in pages.items():
+    page = html(
+        filled,
+        figures({table.table.name: table for table in filled}),
+        title=title,
+        command=command,
+        problems=problems,
+    )
+    texts = (page, _markdown(filled, title, command, problems), csv_text(filled))
+    for name, text in zip(PAGES, texts, strict=True):
         write_atomically(out / name, lambda file, text=text: file.write(text.encode()))
-    lines = [f"note: {line}" for line in problems] + [f"written: {out / name}" for name in pages]
+    lines = [f"note: {line}" for line in problems] + [f"written: {out / name}" for name in PAGES]
     if not folders.runs.is_dir():
         lines.append(f"note: there is no folder '{folders.runs}': made of the kept results alone")
     return Report(tuple(filled), tuple(lines))
@@ -78,10 +78,14 @@ def write_summary(readme: Path, scale_name: str, results: Path) -> None:
     """Renew the summary in a README from kept results.
 
     Raises:
-        UserError: if the README has no marks for it.
+        UserError: if the README has no marks for it, or a result cannot be read.
     """
     scale = find_scale(scale_name)
     found = read_all(results, scale.name)
+    if found.problems:
+        raise UserError(found.problems[0])
+    if not found.runs:
+        raise UserError(f"no results of scale '{scale.name}' in '{results}'")
     text = summary.in_readme(
         readme.read_text(), [fill(table, scale, found) for table in select("all")]
     )
@@ -105,7 +109,8 @@ def _markdown(
 
 def _unused(results: Results, filled: list[FilledTable]) -> list[str]:
     """Return a line if results belong to no cell, as after a change of the configurations."""
-    cells = (cell for table in filled for cell in table.cells)
+    trained = [table for table in filled if not table.table.in_turn(table.scale.name)]
+    cells = (cell for table in trained for cell in table.cells)
     known = {cell.training.key for cell in cells if cell.training}
     unused = sorted(run.run for run in results.runs.values() if run.key not in known)
     if not unused:
