@@ -107,7 +107,7 @@ def _read_structures(path: Path) -> list[Atoms]:
     if not path.is_file():
         raise UserError(f"no file '{path}'")
     try:
-        images = read(path, index=":")
+        images = read(path, index=":", do_not_split_by_at_sign=True)
     except Exception as error:
         raise UserError(
             f"'{path}' cannot be read by ASE ({type(error).__name__}): "

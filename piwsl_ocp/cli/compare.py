@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 
 def compare(

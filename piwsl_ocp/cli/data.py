@@ -165,7 +165,8 @@ def info(
         return
     elements = " ".join(chemical_symbols[number] for number in facts.elements)
     kind = "periodic" if facts.periodic else "molecules"
-    table = Table(title=f"{facts.name}: {facts.level_of_theory}; {elements}; {kind}")
+    title = escape(f"{facts.name}: {facts.level_of_theory}; {elements}; {kind}")
+    table = Table(title=title)
     for heading in ("split", "structures", f"energy mean\n{facts.unit}", "energy std"):
         table.add_column(heading, justify="right")
     table.add_column(f"force RMS\n{facts.unit}/Å", justify="right")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from piwsl_ocp.errors import UserError
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 
 def demo(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from piwsl_ocp.errors import UserError
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def models(
@@ -24,15 +24,20 @@ def models(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page.")] = False,
 ) -> None:
     """Measure all models at CPU scale and write the page that compares them."""
+    from piwsl_ocp.atomic_file import require_absent
     from piwsl_ocp.experiments.model_page import (
+        PAGES,
         VARIANTS,
         measure,
         measure_trained,
         write_page,
     )
 
-    if (out / "models.md").exists() and not overwrite:
-        raise UserError(f"'{out / 'models.md'}' exists: give another --out or --overwrite")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"'{out}' is a file: name a folder with --out")
+    for name in PAGES:
+        if not overwrite:
+            require_absent(out / name)
     known = [variant.file for variant in VARIANTS]
     chosen = only.split(",") if only else known
     for name in set(chosen) - set(known):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a training.")]
 Device = Annotated[

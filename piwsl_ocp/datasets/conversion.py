@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,6 +166,9 @@ def _settled(
             references=fitted,
             level_of_theory=f"label '{label}' of the files",
         )
+    limit = options.max_force_ev_per_angstrom
+    if limit is not None and not 0 < limit < math.inf:
+        raise UserError(f"--max-force {limit:g}: expected a finite number above 0, in eV/Angstrom")
     references = options.references or source.references
     if references not in REFERENCES:
         raise UserError(

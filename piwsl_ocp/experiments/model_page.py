@@ -39,6 +39,8 @@ RATTLE_ANGSTROM = 0.05
 #: Test structures that trained models are measured on.
 TEST_STRUCTURES = 16
 TEMPLATE = "models.md.j2"
+#: Files of the page.
+PAGES = ("models.md", "models.svg")
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,10 @@ def write_page(facts: Sequence[Facts], folder: Path, trained: Sequence[TrainedFa
     text = environment.get_template(TEMPLATE).render(
         facts=facts, trained=trained, threads=torch.get_num_threads()
     )
-    write_atomically(folder / "models.svg", lambda file: file.write(_figure(facts)))
-    write_atomically(folder / "models.md", lambda file: file.write(text.encode()))
-    return folder / "models.md"
+    page, figure = (folder / name for name in PAGES)
+    write_atomically(figure, lambda file: file.write(_figure(facts)))
+    write_atomically(page, lambda file: file.write(text.encode()))
+    return page
 
 
 def _parameters(predictor: Predictor) -> int:

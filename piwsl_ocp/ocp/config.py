@@ -82,6 +82,11 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     except (yaml.YAMLError, ValueError, AttributeError, OSError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"configuration '{path}' cannot be read: {text}") from error
+    except TypeError:
+        raise UserError(
+            f"configuration '{path}' cannot be read: it, or a file that it includes, is empty or "
+            "holds no keys"
+        ) from None
     if conflicts:
         raise UserError(f"'{path}' includes files that both set {', '.join(conflicts)}")
     for key, value in (overrides or {}).items():

@@ -14,7 +14,7 @@ from fairchem.core.common.flags import flags
 from torch.distributed.launcher.api import LaunchConfig
 
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.ocp.config import find_config
+from piwsl_ocp.ocp.config import find_config, load_config
 from piwsl_ocp.ocp.interruption import TrainingInterrupted
 from piwsl_ocp.ocp.processes import run_ranks
 from piwsl_ocp.ocp.run import Runner, run_configuration
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str], default_mode: str | None = None) -> None:
         flags.get_parser().error("the following arguments are required: --mode")
     _check_flags(parsed)
     parsed.config_yml = find_config(parsed.config_yml)
+    load_config(parsed.config_yml)  # fairchem, which reads it again, ends in a traceback
     _cli.Runner, _cli.runner_wrapper = Runner, run_configuration
     _cli.elastic_launch = _launch
     try:

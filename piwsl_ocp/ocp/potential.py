@@ -53,7 +53,10 @@ def physical_prediction(
     for name in ("energy", "forces"):
         value = outputs[name].to(torch.promote_types(outputs[name].dtype, torch.float32))
         physical[name] = normalizers[name](value) if name in normalizers else value
-    return Prediction(energy=physical["energy"].reshape(-1), forces=physical["forces"])
+    # fairchem's PaiNN gives the forces of a single atom without its axis.
+    return Prediction(
+        energy=physical["energy"].reshape(-1), forces=physical["forces"].reshape(-1, 3)
+    )
 
 
 def split_copies(prediction: Prediction, copies: int) -> list[Prediction]:

@@ -209,7 +209,8 @@ class Predictor:
         """Return ASE structures as one fairchem batch with the model's graph.
 
         Raises:
-            UserError: for an element, or a lack of edges, that the model cannot take.
+            UserError: for a structure that is none, or an element or a lack of edges that the
+                model cannot take.
         """
         dtype = next(self.model.parameters()).dtype
         graph = graph_settings(self.model)
@@ -217,6 +218,7 @@ class Predictor:
         records = []
         for number, atoms in enumerate(structures):
             where = f"structure {number}" if len(structures) > 1 else "the structure"
+            _check_geometry(atoms, where)
             check_elements(self.model, atoms.numbers, where)
             record = graph_data(atoms, number, cutoff, graph["max_neighbors"], dtype)
             if graph["needs_edges"] and record.edge_index.shape[1] == 0:
@@ -246,6 +248,19 @@ def checkpoint_path(path: Path | str) -> Path:
     if not path.is_dir():
         return path
     return path / "checkpoints" / "best_checkpoint.pt"
+
+
+def _check_geometry(atoms: Atoms, where: str) -> None:
+    """Refuse a structure without atoms, finite positions or a cell where it is periodic."""
+    if len(atoms) == 0:
+        raise UserError(f"{where} has no atoms: leave it out")
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise UserError(f"{where}: positions or cell are not finite numbers: mend or leave it out")
+    if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell[atoms.pbc]) < atoms.pbc.sum():
+        raise UserError(
+            f"{where}: periodic, but its cell has no volume, or no vector in a periodic "
+            "direction: set the cell, or pbc=False"
+        )
 
 
 def graph_data(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import piwsl_ocp.compat  # noqa: F401  (before fairchem)
 
+import pickle
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,6 +99,11 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise UserError(f"no checkpoint at '{path}': give a checkpoint file or a run folder")
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"'{path}' cannot be read as a checkpoint: it is none, is damaged, or holds more than "
+            "tensors and plain values; give a run folder or its checkpoints/best_checkpoint.pt"
+        ) from error
     except Exception as error:
         reason = _first_line(error)[:120]
         raise UserError(f"'{path}' cannot be read as a checkpoint: {reason}") from error

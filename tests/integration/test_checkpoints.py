@@ -137,6 +137,17 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
+def test_a_file_of_another_kind_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text('{"status": "finished"}')
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(path)
+    assert str(caught.value) == (
+        f"'{path}' cannot be read as a checkpoint: it is none, is damaged, or holds more than "
+        "tensors and plain values; give a run folder or its checkpoints/best_checkpoint.pt"
+    )
+
+
 def test_an_empty_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.pt"
     path.touch()

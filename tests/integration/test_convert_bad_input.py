@@ -141,6 +141,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(piwsl, tmp_path, case):
         (["--split-seed", "-1"], "a seed is 0 or larger"),
         (["--n-train", "999"], "larger than the data"),
         (["--n-val", "0"], "at least one structure"),
+        (["--max-force", "nan"], "--max-force nan: expected a finite number above 0"),
+        (["--max-force", "-1"], "--max-force -1: expected a finite number above 0"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(piwsl, tmp_path, options, words):
@@ -153,6 +155,17 @@ def test_bad_options_are_one_line_and_leave_nothing(piwsl, tmp_path, options, wo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_given_twice_is_refused(piwsl, tmp_path):
+    file = write_ani1x(tmp_path / "a.h5")
+    twin = tmp_path / "b.h5"
+    twin.write_bytes(file.read_bytes())
+    for second in (file, twin):
+        code, _, err = piwsl("data", "convert", "ani1x", file, second, "--out", tmp_path / "data")
+        assert code == 2
+        assert f"'{second}' has the content of 'a.h5', given before it" in err
+    assert not (tmp_path / "data").exists()
+
+
 def test_good_input_tells_what_was_made(piwsl, tmp_path):
     out = tmp_path / "data"
     file = write_ani1x(tmp_path / "a.h5")
@@ -163,6 +176,16 @@ def test_good_input_tells_what_was_made(piwsl, tmp_path):
     code, text, _ = piwsl("data", "info", out, "--json")
     assert code == 0
     assert json.loads(text)["splits"]["train"]["count"] == 20
+
+
+def test_brackets_in_the_words_of_a_user_are_printed_as_they_are(piwsl, tmp_path):
+    names = ("--name", "[/bold]x", "--level-of-theory", "PBE [d3bj]")
+    out = tmp_path / "data"
+    code, _, _ = piwsl("data", "convert", "embedded", "ethanol", "--out", out, *names)
+    assert code == 0
+    code, text, err = piwsl("data", "info", out)
+    assert (code, err) == (0, "")
+    assert "[/bold]x: PBE [d3bj]" in " ".join(text.split())
 
 
 def test_sources_are_listed(piwsl):

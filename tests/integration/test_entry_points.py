@@ -96,7 +96,7 @@ def test_train_validate_predict(config: Path, ethanol: Path, tmp_path: Path) -> 
     shown = call([*piwsl, "validate", run, "--split", "test"], tmp_path).stdout
     assert "kcal/mol" in shown
     assert (run / "results" / "test.json").is_file()
-    structures = tmp_path / "water.xyz"
+    structures = tmp_path / "water@2.xyz"
     structures.write_text("3\n\nO 0 0 0\nH 0 0 0.96\nH 0.93 0 -0.24\n" * 2)
     predict = [*piwsl, "predict", run, structures, "--out", tmp_path / "out.extxyz"]
     call(predict, tmp_path)
@@ -106,6 +106,16 @@ def test_train_validate_predict(config: Path, ethanol: Path, tmp_path: Path) -> 
     again = call(predict, tmp_path, code=2)
     assert again.stderr.startswith("error: ")
     assert "--overwrite" in again.stderr
+    bracketed = tmp_path / "out[/a].extxyz"
+    assert (
+        f"2 structures predicted: {bracketed}" in call([*predict[:-1], bracketed], tmp_path).stdout
+    )
+    positions = "nan 0 0\nH 0 0 0.96\n"
+    (tmp_path / "nan.xyz").write_text(f"2\n\nH 0 0 0\nH 0 0 0.7\n2\n\nO {positions}")
+    odd = call([*predict[:-3], tmp_path / "nan.xyz", "--out", "nan.extxyz"], tmp_path, code=2)
+    assert "structure 1 of" in odd.stderr and "are not finite numbers" in odd.stderr
+    assert odd.stderr.count("error:") == 1 and "Traceback" not in odd.stderr
+    assert not (tmp_path / "nan.extxyz").exists()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +160,34 @@ def test_a_mistake_ends_in_one_line(
     assert line.startswith("error: ")
     assert said in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty or holds no keys"),
+        (b"# nothing\n", "is empty or holds no keys"),
+        (b"includes: [empty.yml]\n", "is empty or holds no keys"),
+        (b"\x90\xff\x00", "cannot be read: "),
+        (b"- optim\n", "cannot be read: "),
+    ],
+)
+@pytest.mark.parametrize("command", [["train"], ["fairchem", "--mode", "train", "--config-yml"]])
+def test_a_configuration_that_is_none_is_told_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    content: bytes,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.yml").touch()
+    Path("odd.yml").write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["piwsl", *command, "odd.yml"])
+    assert main() == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: configuration 'odd.yml' ") and said in line
 
 
 def test_a_training_data_file_that_is_cut_off_is_named(

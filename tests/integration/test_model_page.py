@@ -50,6 +50,17 @@ def test_the_page_is_written_once(
     assert "no model 'schnett'" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, piwsl, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_page, "measure", lambda *_: pytest.fail("it was measured"))
+    (tmp_path / "models.svg").write_text("mine")
+    assert piwsl("models", "--out", str(tmp_path / "models.svg")) == 2
+    assert "is a file: name a folder with --out" in capsys.readouterr().err
+    assert piwsl("models", "--out", str(tmp_path)) == 2
+    assert "models.svg' exists" in capsys.readouterr().err
+
+
 def test_a_wrong_path_of_a_trained_model_is_told_before_anything_is_measured(
     tmp_path: Path, piwsl, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,3 +43,27 @@ def test_fairchems_painn_refuses_a_structure_without_edges_and_ours_predicts_it(
         stock.predict_atoms(structures[1:])
     ours = Predictor.untrained({"name": "piwsl_ocp.models.painn.PaiNN", **PAINN})
     assert ours.predict_atoms(structures)[1].energy.isfinite().all()
+
+
+def test_a_cell_of_one_atom_is_predicted() -> None:
+    copper = bulk("Cu", a=3.61)
+    for name in ("painn", "piwsl_ocp.models.painn.PaiNN"):
+        predictor = Predictor.untrained({"name": name, **PAINN})
+        (one,) = predictor.predict_atoms([copper])
+        assert one.forces.shape == (1, 3)
+        assert one.forces.abs().max() < 1e-4  # float32: fairchem's PaiNN takes no other
+
+
+@pytest.mark.parametrize(
+    ("atoms", "said"),
+    [
+        (Atoms(), "the structure has no atoms"),
+        (Atoms("H2", [[0, 0, 0], [0, 0, np.nan]]), "positions or cell are not finite numbers"),
+        (Atoms("H2", [[0, 0, 0], [0, 0, np.inf]]), "positions or cell are not finite numbers"),
+        (Atoms("H2", [[0, 0, 0], [0, 0, 0.7]], pbc=True), "periodic, but its cell has no volume"),
+    ],
+)
+def test_what_is_no_structure_is_refused(atoms: Atoms, said: str) -> None:
+    predictor = Predictor.untrained({"name": "painn", **PAINN})
+    with pytest.raises(UserError, match=said):
+        predictor.predict_atoms([atoms])
