@@ -17,10 +17,17 @@ from piwsl_ocp.errors import UserError
 LEFTOVER_SECONDS = 86_400.0
 
 
-def require_absent(path: Path) -> None:
+def require_absent(*paths: Path) -> None:
     """Raise a UserError if there is a file that would be replaced."""
-    if path.exists():
-        raise UserError(f"'{path}' exists: give another name or --overwrite")
+    for path in paths:
+        if path.exists():
+            raise UserError(f"'{path}' exists: give another name or --overwrite")
+
+
+def require_folder_or_nothing(out: Path) -> None:
+    """Raise a UserError if there is a file where a folder of --out is to be."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"'{out}' is a file: name a folder with --out")
 
 
 @contextmanager

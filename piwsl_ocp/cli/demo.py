@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from piwsl_ocp.errors import UserError
-
 console = Console(highlight=False, markup=False)
 
 
@@ -30,10 +28,10 @@ def demo(
 
     What is finished is kept: the same command again goes on where the last one stopped.
     """
+    from piwsl_ocp.atomic_file import require_folder_or_nothing
     from piwsl_ocp.experiments.demo import Demo, DemoOptions
 
-    if out.exists() and not out.is_dir():
-        raise UserError(f"'{out}' is a file: name a folder with --out")
+    require_folder_or_nothing(out)
     try:
         Demo(DemoOptions(out, steps, seeds, parallel, overwrite), console).run()
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ def models(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page.")] = False,
 ) -> None:
     """Measure all models at CPU scale and write the page that compares them."""
-    from piwsl_ocp.atomic_file import require_absent
+    from piwsl_ocp.atomic_file import require_absent, require_folder_or_nothing
     from piwsl_ocp.experiments.model_page import (
         PAGES,
         VARIANTS,
@@ -33,11 +33,9 @@ def models(
         write_page,
     )
 
-    if out.exists() and not out.is_dir():
-        raise UserError(f"'{out}' is a file: name a folder with --out")
-    for name in PAGES:
-        if not overwrite:
-            require_absent(out / name)
+    require_folder_or_nothing(out)
+    if not overwrite:
+        require_absent(*(out / name for name in PAGES))
     known = [variant.file for variant in VARIANTS]
     chosen = only.split(",") if only else known
     for name in set(chosen) - set(known):

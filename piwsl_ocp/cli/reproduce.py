@@ -145,8 +145,7 @@ def report(
 
     folders = Folders(runs, results, Path("data"))
     if out is not None and not overwrite:
-        for name in PAGES:
-            require_absent(out / name)
+        require_absent(*(out / name for name in PAGES))
     written = write_report(scale, folders, out or results / scale)
     console.print(terminal_table(written.tables))
     for line in written.lines:

@@ -20,7 +20,7 @@ def file_facts(files: Sequence[Path]) -> list[dict[str, str | int]]:
         files: files and folders.
 
     Raises:
-        UserError: if a file cannot be read, or two have the same content.
+        UserError: if a file cannot be read.
     """
     facts: list[dict[str, str | int]] = []
     for path in files:
@@ -35,14 +35,7 @@ def file_facts(files: Sequence[Path]) -> list[dict[str, str | int]]:
                 size = _update(digest, path)
         except OSError as error:
             raise UserError(f"cannot read '{path}' ({error.strerror}): check the file") from error
-        checksum = digest.hexdigest()
-        twin = next((other["name"] for other in facts if other["sha256"] == checksum), None)
-        if twin is not None:
-            raise UserError(
-                f"'{path}' has the content of '{twin}', given before it: its structures would be "
-                "in several splits; name it once"
-            )
-        facts.append({"name": path.name, "bytes": size, "sha256": checksum})
+        facts.append({"name": path.name, "bytes": size, "sha256": digest.hexdigest()})
     return facts
 
 

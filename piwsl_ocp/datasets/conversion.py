@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,12 @@ def convert(
     source, paths = _source(source_name).locate(files)
     source, options = _settled(source, options, default_name=_default_name(source_name, files))
     request = _request(source, options)
+    of_files = file_facts(paths)
+    _refuse_twins(paths, of_files)
     facts = {
         "name": options.name,
         "source": source.name,
-        "files": tuple(file_facts(paths)),
+        "files": tuple(of_files),
         "level_of_theory": options.level_of_theory,
         "conversion": _conversion_facts(options, request),
     }
@@ -132,6 +134,18 @@ def convert(
         info.write(stage)
         np.savez(stage / INDICES_FILE, **{name: split.records(name) for name in SPLITS})
     return info
+
+
+def _refuse_twins(paths: Sequence[Path], facts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a file that is given twice, under whatever names."""
+    names: dict[str, str] = {}
+    for path, fact in zip(paths, facts, strict=True):
+        if fact["sha256"] in names:
+            raise UserError(
+                f"'{path}' has the content of '{names[fact['sha256']]}', given before it: its "
+                "structures would be in several splits; name it once"
+            )
+        names[fact["sha256"]] = fact["name"]
 
 
 def _source(name: str) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from ase import Atoms
 from ase.geometry import complete_cell
 from vesin import NeighborList
 
@@ -10,6 +11,12 @@ from vesin import NeighborList
 SAME_POINT_ANGSTROM = 0.01
 #: Distances are ranked in steps of this size, so that rounding does not choose among neighbours.
 RANK_RESOLUTION_ANGSTROM = 1e-6
+
+
+def lacks_cell(atoms: Atoms) -> bool:
+    """Return whether a periodic structure has no vector, or no volume, in periodic directions."""
+    periodic = atoms.cell[atoms.pbc]
+    return len(periodic) > 0 and bool(np.linalg.matrix_rank(periodic) < len(periodic))
 
 
 def edges(

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from ase.formula import Formula
 
+from piwsl_ocp.datasets.neighbours import lacks_cell
 from piwsl_ocp.datasets.splits import Candidates
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.units import energy_factor
@@ -50,7 +51,7 @@ class Acceptance:
                 f"{origin}: atomic number {unknown[0]} (0 is a dummy atom, X): expected chemical "
                 "elements; take the atom or the structure out of the file"
             )
-        if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell[atoms.pbc]) < atoms.pbc.sum():
+        if lacks_cell(atoms):
             raise UserError(
                 f"{origin}: periodic, but its cell has no volume, or no vector in a periodic "
                 "direction: mend the file"

@@ -25,7 +25,7 @@ from torch_geometric.data import Batch, Data
 
 from piwsl_ocp.consistency.potential import Prediction, Structures
 from piwsl_ocp.datasets import DatasetInfo
-from piwsl_ocp.datasets.neighbours import edges
+from piwsl_ocp.datasets.neighbours import edges, lacks_cell
 from piwsl_ocp.errors import UserError
 from piwsl_ocp.models.elements import check_elements
 from piwsl_ocp.ocp.copies import with_positions
@@ -256,7 +256,7 @@ def _check_geometry(atoms: Atoms, where: str) -> None:
         raise UserError(f"{where} has no atoms: leave it out")
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
         raise UserError(f"{where}: positions or cell are not finite numbers: mend or leave it out")
-    if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell[atoms.pbc]) < atoms.pbc.sum():
+    if lacks_cell(atoms):
         raise UserError(
             f"{where}: periodic, but its cell has no volume, or no vector in a periodic "
             "direction: set the cell, or pbc=False"

@@ -131,9 +131,7 @@ LINE = "ani1x,,painn,100,,supervised,energy_rmse"
         (b"\xff\xfe\x00", "is no comma-separated text"),
     ],
 )
-def test_damaged_numbers_are_told_and_no_table_is_changed(
-    tmp_path: Path, content: bytes, said: str
-) -> None:
+def test_damaged_numbers_are_told(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "table_A18.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(said)):

@@ -40,13 +40,14 @@ from piwsl_ocp.experiments.reproduction.plan import duration, jobs_of, plan, sel
 from piwsl_ocp.experiments.reproduction.reproduce import Folders
 from piwsl_ocp.experiments.reproduction.results import Provenance, RunResult
 from piwsl_ocp.experiments.reproduction.scales import find_scale
-from piwsl_ocp.experiments.reproduction.step_times import MethodTimes, StepTimes
+from piwsl_ocp.experiments.reproduction.step_times import StepTimes
 from piwsl_ocp.experiments.reproduction.trainings import RunName, Training, training
 from piwsl_ocp.experiments.reproduction.write import write_report, write_summary
 from piwsl_ocp.experiments.run_folder import RunFolder
 from piwsl_ocp.experiments.run_record import RunRecord, SlurmJob
 from piwsl_ocp.ocp.config import load_config
 from tests.run_folders import make_run
+from tests.timed_steps import made_times
 
 CPU, PAPER = find_scale("cpu"), find_scale("paper")
 ROOT = Path(__file__).resolve().parents[2]
@@ -496,21 +497,7 @@ CURL = {"curl": 3.0, "unit": "kcal/mol/Angstrom^2"}
 
 def timed(row: tuple[Training, ...]) -> StepTimes:
     """Return times of 0.1 s and 0.1 s more for each displaced copy."""
-    return StepTimes(
-        name=step_times.times_name(row),
-        scale="cpu",
-        data=row[0].data.name,
-        model=row[0].model,
-        train=100,
-        batch_size=6,
-        steps=5,
-        threads=1,
-        methods=tuple(
-            MethodTimes(method="", settings=of.key[3], seconds_per_step=(0.1 * (1 + of.copies),))
-            for of in row
-        ),
-        provenance=made_result(row[0]).provenance,
-    )
+    return made_times(row, [("", (0.1 * (1 + of.copies),)) for of in row])
 
 
 def test_seconds_of_a_figure_are_those_of_steps_timed_in_turn(tmp_path: Path) -> None:
@@ -523,8 +510,9 @@ def test_seconds_of_a_figure_are_those_of_steps_timed_in_turn(tmp_path: Path) ->
     found = results.read_all(tmp_path, "cpu")
     tables = {name: fill(published.load(name), CPU, found) for name in ("table_1", "table_A9")}
     assert error_against_time(tables) is not None
+    of_steps = step_seconds(tables)
     seconds = {
-        (cell.cell.row, cell.cell.column): step_seconds(tables)[cost(cell)]
+        (cell.cell.row, cell.cell.column): of_steps[cost(cell)]
         for cell in tables["table_1"].cells
         if cell.runs
     }

@@ -12,11 +12,11 @@ from piwsl_ocp.experiments.reproduction import published, reproduce, results, st
 from piwsl_ocp.experiments.reproduction.comparison import FilledTable, fill
 from piwsl_ocp.experiments.reproduction.plan import Plan, plan, select
 from piwsl_ocp.experiments.reproduction.reproduce import Folders, Reproduction
-from piwsl_ocp.experiments.reproduction.result import Provenance
 from piwsl_ocp.experiments.reproduction.scales import DatasetRecipe, find_scale
-from piwsl_ocp.experiments.reproduction.step_times import MethodTimes, StepTimes
+from piwsl_ocp.experiments.reproduction.step_times import StepTimes
 from piwsl_ocp.experiments.reproduction.trainings import Training
 from piwsl_ocp.experiments.sweep.local import LocalLauncher
+from tests.timed_steps import made_times
 
 CPU = find_scale("cpu")
 ROUNDS = {"supervised": (0.1, 0.2), "pitc": (0.25, 0.5), "pitc_trapezoid": (0.15, 0.3)}
@@ -30,23 +30,7 @@ def needed() -> Plan:
 
 def made(row: tuple[Training, ...]) -> StepTimes:
     """Return times of supervised, PIWSL and trapezoid steps, the second round on a busy machine."""
-    return StepTimes(
-        name=step_times.times_name(row),
-        scale="cpu",
-        data=row[0].data.name,
-        model=row[0].model,
-        train=100,
-        batch_size=6,
-        steps=5,
-        threads=1,
-        methods=tuple(
-            MethodTimes(method=method, settings=training.key[3], seconds_per_step=seconds)
-            for training, (method, seconds) in zip(row, ROUNDS.items(), strict=True)
-        ),
-        provenance=Provenance(
-            commit="0123456789ab", versions={}, started="", train_data="a" * 64, test_data="b" * 64
-        ),
-    )
+    return made_times(row, list(ROUNDS.items()))
 
 
 def filled(folder: Path) -> FilledTable:

@@ -14,8 +14,10 @@ from piwsl_ocp.experiments.reproduction.published import (
     Printed,
     load,
     names,
-    with_numbers,
 )
+
+#: Everything below this line of a file is written by `scripts/write_paper_tables.py`.
+MARKER = "published:  # mean ± standard deviation of each quantity, digits as printed\n"
 
 #: Columns that name one number of a table.
 KEYS = ("dataset", "molecule", "model", "n_train", "case", "method", "quantity")
@@ -89,6 +91,21 @@ def published(table: PaperTable, folder: Path) -> Mapping[str, Mapping[str, list
     return found
 
 
+def _with_numbers(path: Path, numbers: Mapping[str, Mapping[str, list[str]]]) -> str:
+    """Return the text of a table's file with other published numbers.
+
+    Args:
+        path: the file.
+        numbers: row -> column -> "mean ± std" of each quantity.
+    """
+    head = path.read_text().split(MARKER)[0]
+    lines = [head.rstrip("\n"), MARKER.rstrip("\n")]
+    for row, columns in numbers.items():
+        lines.append(f"  {row}:")
+        lines += [f"    {name}: {_flow(texts)}" for name, texts in columns.items()]
+    return "\n".join(lines) + "\n"
+
+
 def write_tables(folder: Path) -> int:
     """Write the numbers into the files of all tables and return how many files there are.
 
@@ -99,7 +116,7 @@ def write_tables(folder: Path) -> int:
         UserError: if a number is missing or wrong; no file is changed then.
     """
     tables = [table for table in map(load, names()) if table.cells]
-    texts = {table.path: with_numbers(table.path, published(table, folder)) for table in tables}
+    texts = {table.path: _with_numbers(table.path, published(table, folder)) for table in tables}
     for path, text in texts.items():
         write_atomically(path, lambda file, text=text: file.write(text.encode()))
     return len(texts)
@@ -109,3 +126,7 @@ def _text(row: Mapping[str, str]) -> str:
     if not row["mean"]:
         return "n/a"
     return f"{row['mean']} ± {row['std']}" if row["std"] else row["mean"]
+
+
+def _flow(texts: list[str]) -> str:
+    return "[" + ", ".join(t if "±" in t else f'"{t}"' for t in texts) + "]"

@@ -19,9 +19,6 @@ from piwsl_ocp.ocp.config import configs_folder
 #: The column that others are compared with, row by row.
 BASELINE = "supervised"
 
-#: Everything below this line of a file is written by `scripts/write_paper_tables.py`.
-MARKER = "published:  # mean ± standard deviation of each quantity, digits as printed\n"
-
 #: Energy unit of our results.
 UNIT = "kcal/mol"
 
@@ -336,25 +333,6 @@ def read(path: Path) -> PaperTable:
     table = PaperTable(_spelled(path.stem), path, content)
     _check(table)
     return table
-
-
-def with_numbers(path: Path, published: Mapping[str, Mapping[str, list[str]]]) -> str:
-    """Return the text of a table's file with other published numbers.
-
-    Args:
-        path: the file.
-        published: row -> column -> "mean ± std" of each quantity.
-    """
-    head = path.read_text().split(MARKER)[0]
-    lines = [head.rstrip("\n"), MARKER.rstrip("\n")]
-    for row, columns in published.items():
-        lines.append(f"  {row}:")
-        lines += [f"    {name}: {_flow(texts)}" for name, texts in columns.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _flow(texts: list[str]) -> str:
-    return "[" + ", ".join(t if "±" in t else f'"{t}"' for t in texts) + "]"
 
 
 def _check(table: PaperTable) -> None:

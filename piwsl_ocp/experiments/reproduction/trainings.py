@@ -156,9 +156,7 @@ def training(cell: Cell, table: PaperTable, scale: Scale) -> Training:
     if cell.settings.train is None:
         raise UserError("the number of training structures is not set: add 'train' to its row")
     settings, note = _at_scale(cell.settings, table, scale)
-    reason = too_few_structures(settings, scale)
-    if cell.row not in table.content.cpu.rows:
-        reason = reason or _left_out(settings, table, scale)
+    reason = too_few_structures(settings, scale) or _left_out(cell.row, settings, table, scale)
     if reason:
         raise UserError(reason)
     model = model_file(settings)
@@ -245,9 +243,9 @@ def _at_scale(settings: Settings, table: PaperTable, scale: Scale) -> tuple[Sett
     return settings, note
 
 
-def _left_out(settings: Settings, table: PaperTable, scale: Scale) -> str | None:
-    """Return why a model is not trained at a scale, None if it is."""
-    if scale.name != "cpu":
+def _left_out(row: str, settings: Settings, table: PaperTable, scale: Scale) -> str | None:
+    """Return why a row is not trained at a scale, None if it is."""
+    if scale.name != "cpu" or row in table.content.cpu.rows:
         return None
     models = table.content.cpu.models
     if models is not None:

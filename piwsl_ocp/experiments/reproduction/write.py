@@ -49,11 +49,7 @@ def write_report(scale_name: str, folders: Folders, out: Path) -> Report:
     problems = collect_if_there(folders)
     results = read_all(folders.results, scale.name)
     problems += results.problems
-    if not results.runs:
-        raise UserError(
-            f"no results of scale '{scale.name}' in '{folders.results}': make some with "
-            f"`piwsl reproduce 1 --scale {scale.name}`"
-        )
+    _require_runs(results, scale.name, folders.results)
     filled = [fill(table, scale, results) for table in select("all")]
     problems += _unused(results, filled)
     command = f"piwsl report --scale {scale.name}"
@@ -84,12 +80,20 @@ def write_summary(readme: Path, scale_name: str, results: Path) -> None:
     found = read_all(results, scale.name)
     if found.problems:
         raise UserError(found.problems[0])
-    if not found.runs:
-        raise UserError(f"no results of scale '{scale.name}' in '{results}'")
+    _require_runs(found, scale.name, results)
     text = summary.in_readme(
         readme.read_text(), [fill(table, scale, found) for table in select("all")]
     )
     write_atomically(readme, lambda file: file.write(text.encode()))
+
+
+def _require_runs(found: Results, scale: str, folder: Path) -> None:
+    """Raise a UserError if there is no result at all."""
+    if not found.runs:
+        raise UserError(
+            f"no results of scale '{scale}' in '{folder}': make some with "
+            f"`piwsl reproduce 1 --scale {scale}`"
+        )
 
 
 def _markdown(
