@@ -21,6 +21,7 @@ from piwsl_ocp.errors import UserError
 from piwsl_ocp.experiments import grid
 from piwsl_ocp.experiments.plots import plain_log_axis
 from piwsl_ocp.experiments.reproduction import (
+    by_model,
     published,
     results,
     scales,
@@ -425,6 +426,57 @@ def test_the_summary_has_the_gains_the_signs_and_the_spread_of_each_method(kept:
     text = summary.markdown([table])
     assert "|  | piwsl | 1 of 2 | -57 % / -12 % |" in text
     assert text.endswith("Not run yet: 4 (trapezoid (ours)).\n")
+
+
+def keep_table_1(folder: Path, errors: dict[str, dict[str, float]]) -> None:
+    """Keep two seeds for each model and column of Table 1, N = 100; they differ by 4 %."""
+    for model, columns in errors.items():
+        for column, scale in columns.items():
+            of = trained("table_1", f"{model}_n100", column)
+            for seed, factor in ((0, 0.98), (1, 1.02)):
+                results.write(made_result(of, seed, scale * factor), folder)
+
+
+def test_the_grid_has_the_gain_of_each_model_and_marks_those_beyond_the_spread(
+    tmp_path: Path,
+) -> None:
+    keep_table_1(
+        tmp_path,
+        {
+            "schnet": {"supervised": 1.0, "piwsl": 0.98},
+            "painn": {"supervised": 1.0, "piwsl": 0.8, "trapezoid": 3.0},
+            "escn": {"supervised": 1.0, "piwsl": 1.1},
+        },
+    )
+    (kept,) = tmp_path.rglob("*escn-supervised-s1*.json")
+    kept.unlink()  # so that no spread is known
+    table = fill(published.load("table_1"), CPU, results.read_all(tmp_path, "cpu"))
+    headings, rows = by_model.grid([table])
+    assert headings == ("table", "data", "method", "schnet", "painn", "escn")
+    assert rows == [
+        ("1", "ani1x_n100", "piwsl", "-2 % / -2 %", "-20 %* / -20 %*", "+10 % / +10 %"),
+        ("1", "ani1x_n100", "trapezoid (ours)", "–", "× 3.00* / × 3.00*", "–"),
+    ]
+    assert "\n| 1 | ani1x_n100 | piwsl | -2 % / -2 % | -20 %* / -20 %* | +10 % / +10 % |\n" in (
+        by_model.markdown([table])
+    )
+    page = html([table], {}, title="Tables", command="piwsl report")
+    assert '<td class="value">-20 %* / -20 %*</td>' in page
+
+
+def test_tables_of_one_or_two_models_are_not_in_the_grid(tmp_path: Path) -> None:
+    keep_table_1(
+        tmp_path,
+        {
+            "schnet": {"supervised": 1.0, "piwsl": 0.98},
+            "painn": {"supervised": 1.0, "piwsl": 0.8},
+            "escn": {"supervised": 1.0},
+        },
+    )
+    table = fill(published.load("table_1"), CPU, results.read_all(tmp_path, "cpu"))
+    assert by_model.grid([table])[1] == []
+    assert by_model.markdown([table]) == ""
+    assert by_model.TITLE not in html([table], {}, title="Tables", command="piwsl report")
 
 
 def test_a_gain_is_over_the_seeds_that_both_have(kept: Path) -> None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from piwsl_ocp.experiments.compare import Statistic
+from piwsl_ocp.experiments.reproduction import by_model
 from piwsl_ocp.experiments.reproduction import summary as summaries
 from piwsl_ocp.experiments.reproduction.comparison import (
     Comparison,
@@ -160,6 +161,7 @@ def html(
         provenance=PROVENANCE,
         figures=[{"caption": text, "svg": Markup(svg)} for text, svg in figures.items()],
         summary=summaries.for_page(tables),
+        by_model=by_model.for_page(tables),
         tables=[_for_page(filled) for filled in tables],
     )
 

@@ -239,6 +239,11 @@ class PaperTable:
         """Number and title, without the word "Table"."""
         return self.heading.removeprefix("Table ")
 
+    @property
+    def number(self) -> str:
+        """Such as "1", "A4", "Figure 2"."""
+        return self.short_heading.split(":")[0]
+
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """All cells, row by row; none for a figure, which is drawn from those of tables."""

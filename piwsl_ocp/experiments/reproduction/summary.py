@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from piwsl_ocp.errors import UserError
+from piwsl_ocp.experiments.reproduction import by_model
 from piwsl_ocp.experiments.reproduction.comparison import (
     Comparison,
     FilledCell,
@@ -94,7 +95,7 @@ def without_result(tables: Sequence[FilledTable]) -> str:
         else:
             methods = list(dict.fromkeys(cell.label for cell in table.cells))
         if methods:
-            missing[table.table.short_heading.split(":")[0]] = methods
+            missing[table.table.number] = methods
     named = [f"{table} ({', '.join(methods)})" for table, methods in missing.items()]
     return f"Not run yet: {'; '.join(named)}." if named else ""
 
@@ -107,7 +108,7 @@ def markdown(tables: Sequence[FilledTable]) -> str:
 
 
 def in_readme(readme: str, tables: Sequence[FilledTable]) -> str:
-    """Return the text of a README with the summary between its marks renewed.
+    """Return the text of a README with the summary and the grid between its marks renewed.
 
     Raises:
         UserError: if it has no marks.
@@ -116,7 +117,8 @@ def in_readme(readme: str, tables: Sequence[FilledTable]) -> str:
     _, end, after = rest.partition(END)
     if not end:
         raise UserError(f"the README lacks the lines '{BEGIN.strip()}' and '{END.strip()}'")
-    return f"{before}{begin}{markdown(tables)}{end}{after}"
+    parts = filter(None, (markdown(tables), by_model.markdown(tables)))
+    return "".join([before, begin, "\n".join(parts), end, after])
 
 
 def terminal_table(tables: Sequence[FilledTable]) -> Table:

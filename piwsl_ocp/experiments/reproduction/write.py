@@ -8,7 +8,7 @@ from pathlib import Path
 
 from piwsl_ocp.atomic_file import write_atomically
 from piwsl_ocp.errors import UserError
-from piwsl_ocp.experiments.reproduction import summary
+from piwsl_ocp.experiments.reproduction import by_model, summary
 from piwsl_ocp.experiments.reproduction.comparison import FilledTable, fill
 from piwsl_ocp.experiments.reproduction.figures import figures
 from piwsl_ocp.experiments.reproduction.pages import FOOTNOTE, csv_text, html, markdown
@@ -104,6 +104,8 @@ def _markdown(
     lines += [f"- {line}" for line in problems] + [""] * bool(problems)
     lines += ["## Summary", ""]
     lines += [summary.markdown(filled)]
+    if grid := by_model.markdown(filled):
+        lines += [f"## {by_model.TITLE}", "", grid]
     lines += [markdown(table) for table in filled if table.has_results]
     empty = [table.table.heading for table in filled if not table.has_results]
     if empty:
