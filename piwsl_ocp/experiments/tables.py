@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
@@ -99,18 +99,20 @@ def bordered_width(columns: Iterable[Iterable[str]]) -> int:
     return sum(widest) + 3 * len(widest) + 1
 
 
+def markdown_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
+    return [lines[0], "|" + "---|" * len(headings), *lines[1:]]
+
+
 def markdown(comparison: Comparison) -> str:
     """Return the table in Markdown, with caption and notes."""
     titles = [f"{title_of(q)} ({unit_of(q, comparison.unit)})" for q in QUANTITIES]
-    lines = [
-        f"{comparison.caption}.",
-        "",
-        f"| method | seeds | {' | '.join(titles)} |",
-        f"|---|---|{'---|' * len(titles)}",
-    ]
+    rows = []
     for row in comparison.rows:
         cells = [" ".join(_bracketed(*cell(row, quantity))) for quantity in QUANTITIES]
-        lines.append(f"| {row.label} | {', '.join(map(str, row.seeds))} | {' | '.join(cells)} |")
+        rows.append([row.label, ", ".join(map(str, row.seeds)), *cells])
+    lines = [f"{comparison.caption}.", "", *markdown_rows(["method", "seeds", *titles], rows)]
     lines += ["", FOOTNOTE]
     lines += [f"Note: {note}." for note in comparison.notes]
     return "\n".join(lines) + "\n"

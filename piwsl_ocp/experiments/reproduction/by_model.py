@@ -7,7 +7,7 @@ from typing import Any
 
 from piwsl_ocp.experiments.reproduction.comparison import Comparison, FilledCell, FilledTable
 from piwsl_ocp.experiments.reproduction.published import BASELINE
-from piwsl_ocp.experiments.tables import format_change
+from piwsl_ocp.experiments.tables import format_change, markdown_rows
 
 TITLE = "By model"
 
@@ -47,8 +47,7 @@ def markdown(tables: Sequence[FilledTable]) -> str:
     headings, rows = grid(tables)
     if not rows:
         return ""
-    lines = [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
-    return "\n".join([EXPLANATION, "", *lines]) + "\n"
+    return "\n".join([EXPLANATION, "", *markdown_rows(headings, rows)]) + "\n"
 
 
 def for_page(tables: Sequence[FilledTable]) -> dict[str, Any]:
@@ -76,5 +75,4 @@ def _entry(cell: FilledCell) -> str:
 
 
 def _change(comparison: Comparison) -> str:
-    mark = "*" if comparison.within_spread is False else ""
-    return format_change(comparison.our_gain) + mark
+    return format_change(comparison.our_gain) + ("*" if comparison.beyond_spread else "")

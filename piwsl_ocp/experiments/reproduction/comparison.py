@@ -47,6 +47,11 @@ class Comparison:
     within_spread: bool | None
 
     @property
+    def beyond_spread(self) -> bool | None:
+        """Whether our difference is not within the spread; None where that is not known."""
+        return None if self.within_spread is None else not self.within_spread
+
+    @property
     def agreement(self) -> str:
         """Whether the sign of the effect agrees; empty where one of the two is missing."""
         if self.our_gain is None or self.printed_gain is None:

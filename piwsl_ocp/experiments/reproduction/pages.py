@@ -23,7 +23,12 @@ from piwsl_ocp.experiments.reproduction.comparison import (
     effect,
 )
 from piwsl_ocp.experiments.reproduction.published import QUANTITIES
-from piwsl_ocp.experiments.tables import bordered_width, format_change, format_statistic
+from piwsl_ocp.experiments.tables import (
+    bordered_width,
+    format_change,
+    format_statistic,
+    markdown_rows,
+)
 
 FOOTNOTE = (
     "Ours: mean ± sample standard deviation over seeds (their number), of the checkpoint with the "
@@ -100,19 +105,20 @@ def markdown(filled: FilledTable) -> str:
         of = f"{title} ({unit})" if unit else title
         headings += [f"{of}: ours", *_parts(filled, quantity)[1:]]
     headings.append(PROVENANCE)
+    rows = [
+        [line.name, line.label, *(text for texts in line.values for text in texts), line.provenance]
+        for group in _groups(filled, filled.table.quantities)
+        for line in group
+    ]
     lines = [
         f"### {filled.table.heading}",
         "",
         f"{filled.table.content.shows}",
         "",
-        f"| {' | '.join(headings)} |",
-        "|" + "---|" * len(headings),
+        *markdown_rows(headings, rows),
+        "",
+        *(f"- {text}" for text in notes(filled)),
     ]
-    for group in _groups(filled, filled.table.quantities):
-        for line in group:
-            values = [text for texts in line.values for text in texts]
-            lines.append(f"| {' | '.join([line.name, line.label, *values, line.provenance])} |")
-    lines += ["", *(f"- {text}" for text in notes(filled))]
     return "\n".join(lines) + "\n"
 
 

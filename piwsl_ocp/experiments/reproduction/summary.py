@@ -18,7 +18,7 @@ from piwsl_ocp.experiments.reproduction.comparison import (
     effect,
 )
 from piwsl_ocp.experiments.reproduction.published import BASELINE
-from piwsl_ocp.experiments.tables import format_change
+from piwsl_ocp.experiments.tables import format_change, markdown_rows
 
 HEADINGS = ("table", "method", "rows", "paper", "ours", "same sign", "beyond spread")
 
@@ -63,7 +63,7 @@ class Line:
             [format_change(_median(c.printed_gain for c in one)) or "–" for one in found],
             [format_change(_median(c.our_gain for c in one)) or "–" for one in found],
             [_count(_same_sign(c) for c in one) for one in found],
-            [_count(_is_clear(c) for c in one) for one in found],
+            [_count(c.beyond_spread for c in one) for one in found],
         )
         rows = f"{self.compared} of {self.rows}"
         return (self.table, self.method, rows, *(" / ".join(column) for column in columns))
@@ -102,8 +102,7 @@ def without_result(tables: Sequence[FilledTable]) -> str:
 
 def markdown(tables: Sequence[FilledTable]) -> str:
     """Return the summary in Markdown, without a heading."""
-    rows = [HEADINGS, ["---"] * len(HEADINGS), *texts(tables)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines = markdown_rows(HEADINGS, texts(tables))
     return "\n".join([EXPLANATION, "", *lines, "", without_result(tables)]).strip() + "\n"
 
 
@@ -165,11 +164,6 @@ def _same_sign(comparison: Comparison) -> bool | None:
     if comparison.our_gain is None or comparison.printed_gain is None:
         return None
     return effect(comparison.our_gain) == effect(comparison.printed_gain)
-
-
-def _is_clear(comparison: Comparison) -> bool | None:
-    """Return whether our change exceeds the scatter of the seeds, None where that is unknown."""
-    return None if comparison.within_spread is None else not comparison.within_spread
 
 
 def _count(answers: Iterable[bool | None]) -> str:
